@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+#
+# fmmap_add_module           one public module: its target, alias, file sets, and its twin for tests
+# fmmap_add_internal_module  one internal module, imported by implementation units only
+# fmmap_find                 a dependency of an optional part, or the line that installs it
+# fmmap_report               what is built, what is left out and why
+#
+# The project sets no compiler flag: warnings and sanitizers live in CMakePresets.json.
+#
+# Every module is built twice when tests are on: `fmmap_<name>`, which is installed, calls the system directly;
+# `fmmap_<name>_seamed`, from the same sources, calls it through the run-time table of src/os/invoke_table.cppm.
+
+set_property(GLOBAL PROPERTY FMMAP_MODULES "")
+set_property(GLOBAL PROPERTY FMMAP_BUILT "")
+set_property(GLOBAL PROPERTY FMMAP_LEFT_OUT "")
+
+# fmmap_add_module(<name> INTERFACE <.cppm in modules/<name>/>... [INTERNAL <.cppm in src/<name>/>...]
+#                  [SOURCES <.cpp in src/<name>/>...] [DEPENDS <module>...] [DEPENDS_ON_INTERNAL <module>...])
+function(fmmap_add_module name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "INTERFACE;INTERNAL;SOURCES;DEPENDS;DEPENDS_ON_INTERNAL")
+  list(TRANSFORM arg_INTERFACE PREPEND "${PROJECT_SOURCE_DIR}/modules/${name}/" OUTPUT_VARIABLE interface)
+  list(TRANSFORM arg_INTERNAL PREPEND "${PROJECT_SOURCE_DIR}/src/${name}/" OUTPUT_VARIABLE internal)
+  list(TRANSFORM arg_SOURCES PREPEND "${PROJECT_SOURCE_DIR}/src/${name}/" OUTPUT_VARIABLE sources)
+  foreach(file IN LISTS interface)
+    cmake_path(NORMAL_PATH file)
+    list(APPEND units "${file}")
+  endforeach()
+
+  foreach(twin IN LISTS FMMAP_TWINS)
+    string(REPLACE "direct" "" suffix "${twin}")
+    set(target "fmmap_${name}${suffix}")
+    add_library(${target} STATIC)
+    target_sources(
+      ${target}
+      PUBLIC FILE_SET CXX_MODULES BASE_DIRS "${PROJECT_SOURCE_DIR}/modules" FILES ${units}
+      PRIVATE ${sources}
+    )
+    if(internal)
+      target_sources(
+        ${target} PRIVATE FILE_SET internal TYPE CXX_MODULES BASE_DIRS "${PROJECT_SOURCE_DIR}/src" FILES ${internal}
+      )
+    endif()
+    fmmap_set_language(${target})
+    foreach(dependency IN LISTS arg_DEPENDS)
+      target_link_libraries(${target} PUBLIC fmmap_${dependency}${suffix})
+    endforeach()
+    foreach(dependency IN LISTS arg_DEPENDS_ON_INTERNAL)
+      target_link_libraries(${target} PRIVATE fmmap_${dependency}${suffix})
+    endforeach()
+  endforeach()
+
+  add_library(fmmap::${name} ALIAS fmmap_${name})
+  set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})
+  set_property(GLOBAL APPEND PROPERTY FMMAP_MODULES ${name})
+  set_property(GLOBAL APPEND PROPERTY FMMAP_BUILT "fmmap::${name}")
+endfunction()
+
+# fmmap_add_internal_module(<name> INTERFACE <.cppm in src/<name>/>... [DIRECT <.cppm>...] [SEAMED <.cppm>...]
+#                           SOURCES <.cpp in src/<name>/>...)
+#
+# DIRECT units go into the installed build only, SEAMED ones into its twin for tests.
+function(fmmap_add_internal_module name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "INTERFACE;DIRECT;SEAMED;SOURCES")
+  set(folder "${PROJECT_SOURCE_DIR}/src")
+  foreach(twin IN LISTS FMMAP_TWINS)
+    string(REPLACE "direct" "" suffix "${twin}")
+    set(target "fmmap_${name}${suffix}")
+    if(twin STREQUAL "_seamed")
+      set(units ${arg_INTERFACE} ${arg_SEAMED})
+    else()
+      set(units ${arg_INTERFACE} ${arg_DIRECT})
+    endif()
+    list(TRANSFORM units PREPEND "${folder}/${name}/")
+    list(TRANSFORM arg_SOURCES PREPEND "${folder}/${name}/" OUTPUT_VARIABLE sources)
+    add_library(${target} STATIC)
+    target_sources(
+      ${target}
+      PUBLIC FILE_SET CXX_MODULES BASE_DIRS "${folder}" FILES ${units}
+      PRIVATE ${sources}
+    )
+    fmmap_set_language(${target})
+  endforeach()
+  set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})
+  set_property(GLOBAL APPEND PROPERTY FMMAP_MODULES ${name})
+endfunction()
+
+function(fmmap_set_language target)
+  # CXX_EXTENSIONS stays unset: it would be exported, and a consumer with the other setting could not import the module.
+  target_compile_features(${target} PUBLIC cxx_std_23)
+  set_target_properties(${target} PROPERTIES CXX_SCAN_FOR_MODULES ON POSITION_INDEPENDENT_CODE ON)
+endfunction()
+
+# fmmap_find(<part> <package> [version] [COMPONENTS ...] CURE <apt line>)
+#
+# Sets FMMAP_HAS_<part>. A missing package leaves the part out with the line that cures it, or stops with FMMAP_REQUIRE_ALL.
+macro(fmmap_find part package)
+  cmake_parse_arguments(find "" "CURE" "" ${ARGN})
+  find_package(${package} ${find_UNPARSED_ARGUMENTS} QUIET)
+  if(${package}_FOUND)
+    set(FMMAP_HAS_${part} TRUE)
+    set_property(GLOBAL APPEND PROPERTY FMMAP_BUILT "${part} (${package} ${${package}_VERSION})")
+  else()
+    set(FMMAP_HAS_${part} FALSE)
+    if(FMMAP_REQUIRE_ALL)
+      message(FATAL_ERROR "fmmap's ${part} need ${package}, which was not found: ${find_CURE}")
+    endif()
+    set_property(GLOBAL APPEND PROPERTY FMMAP_LEFT_OUT "${part}: ${package} was not found, ${find_CURE}")
+  endif()
+endmacro()
+
+function(fmmap_report)
+  get_property(built GLOBAL PROPERTY FMMAP_BUILT)
+  get_property(left_out GLOBAL PROPERTY FMMAP_LEFT_OUT)
+  list(JOIN built ", " built)
+  message(STATUS "fmmap ${PROJECT_VERSION} builds: ${built}")
+  foreach(line IN LISTS left_out)
+    message(STATUS "fmmap leaves out ${line}")
+  endforeach()
+endfunction()
+
+set(FMMAP_TWINS direct)
+if(FMMAP_BUILD_TESTS)
+  list(APPEND FMMAP_TWINS "_seamed")
+endif()

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <utility>
+
+export module fmmap.core:file_view;
+
+import :error;
+import :file;
+import :mapping;
+
+export namespace fmmap {
+
+struct view_options {
+  /// Files up to this many bytes are read, larger ones mapped.
+  std::size_t map_above = std::size_t{128} << 10;
+  fmmap::symlinks symlinks = fmmap::symlinks::follow;
+};
+
+/// The bytes of a file, for reading, the fastest way: a small file is read into memory, a larger one mapped. What cannot
+/// be mapped, such as a pipe, a file of /proc or one on a file system without mmap, is read to its end.
+///
+/// Thread safety: const members may be called from several threads at once. Fork: the child has the bytes. Spans end with
+/// the object; moving it keeps them.
+class file_view {
+public:
+  /// Reads or maps the file at `path`. Reading a pipe blocks until its other end is closed.
+  ///
+  /// Errors: `std::errc::is_a_directory`, or what open(2) and read(2) report.
+  [[nodiscard]] static auto open(std::filesystem::path const& path, view_options options = {}) -> result<file_view>;
+
+  [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
+
+  /// Whether the bytes are the file's own pages, and not a copy made at the open.
+  [[nodiscard]] auto is_mapped() const noexcept -> bool { return mapping_.is_open(); }
+
+  file_view(file_view&& other) noexcept
+      : mapping_{std::move(other.mapping_)}, copy_{std::move(other.copy_)}, bytes_{std::exchange(other.bytes_, {})} {}
+
+  auto operator=(file_view&& other) noexcept -> file_view& {
+    mapping_ = std::move(other.mapping_);
+    copy_ = std::move(other.copy_);
+    bytes_ = std::exchange(other.bytes_, {});
+    return *this;
+  }
+
+  ~file_view() = default;
+
+private:
+  explicit file_view(mapping mapped) noexcept : mapping_{std::move(mapped)}, bytes_{mapping_.bytes()} {}
+  file_view(std::unique_ptr<std::byte[]> copy, std::size_t size) noexcept : copy_{std::move(copy)}, bytes_{copy_.get(), size} {}
+
+  mapping mapping_;
+  std::unique_ptr<std::byte[]> copy_;
+  std::span<std::byte const> bytes_;
+};
+
+} // namespace fmmap

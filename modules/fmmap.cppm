@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+export module fmmap;
+
+export import fmmap.core;

@@ -1,0 +1,705 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+module fmmap.core;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+constexpr std::size_t transfer_size = std::size_t{1} << 20; // bytes a copy through memory moves at a time
+
+auto has_nul(std::string_view path) -> bool { return path.find('\0') != std::string_view::npos; }
+
+// What openat2 does, for systems without it: every component on its own, no link followed, no step out.
+auto open_step_by_step(os::descriptor directory, std::string_view path, os::open_flags flags, unsigned permissions)
+    -> os::outcome<os::descriptor> {
+  if (path.starts_with('/') && flags.beneath) {
+    return std::unexpected(EXDEV);
+  }
+  auto const start = path.starts_with('/') ? "/" : ".";
+  auto here = os::open(directory, start, {.directory = true, .path_only = true}, 0);
+  while (here) {
+    unique_descriptor const current{*here};
+    path.remove_prefix(std::min(path.find_first_not_of('/'), path.size()));
+    std::string const component{path.substr(0, path.find('/'))};
+    path.remove_prefix(component.size());
+    if (flags.beneath && component == "..") {
+      return std::unexpected(EXDEV);
+    }
+    flags.no_follow = true;
+    auto const last = path.find_first_not_of('/') == std::string_view::npos;
+    auto const step = last ? flags : os::open_flags{.directory = true, .path_only = true, .no_follow = true};
+    here = os::open(current.get(), component.empty() ? "." : component.c_str(), step, permissions);
+    if (last) {
+      return here;
+    }
+    if (!here && here.error() == ENOTDIR) {
+      auto const status = os::status_at(current.get(), component.c_str(), false);
+      return std::unexpected(status && status->type == os::file_type::symlink ? ELOOP : ENOTDIR);
+    }
+  }
+  return here;
+}
+
+auto open_descriptor(os::descriptor directory, char const* path, os::open_flags flags, unsigned permissions)
+    -> os::outcome<os::descriptor> {
+  if (!flags.no_symlinks && !flags.beneath) {
+    return retry([&] { return os::open(directory, path, flags, permissions); });
+  }
+  auto opened = retry([&] { return os::open_resolved(directory, path, flags, permissions); });
+  if (!opened && opened.error() == ENOSYS) {
+    opened = open_step_by_step(directory, path, flags, permissions);
+  }
+  return opened;
+}
+
+struct opened_descriptor {
+  unique_descriptor descriptor;
+  bool created;
+};
+
+auto open_or_create(os::descriptor directory, char const* path, os::open_flags flags, open_options const& options,
+                    bool exclusive) -> os::outcome<opened_descriptor> {
+  auto const create = os::open_flags{.write = true,
+                                     .create = true,
+                                     .exclusive = true,
+                                     .no_follow = flags.no_follow,
+                                     .no_symlinks = flags.no_symlinks,
+                                     .beneath = flags.beneath};
+  // Never O_CREAT alone: whether this call created the file decides what a failure further on has to undo.
+  while (true) {
+    if (!exclusive) {
+      auto const opened = open_descriptor(directory, path, flags, 0);
+      if (opened || opened.error() != ENOENT || !options.create) {
+        return opened ? os::outcome<opened_descriptor>{{unique_descriptor{*opened}, false}}
+                      : std::unexpected(opened.error());
+      }
+    }
+    auto const created = open_descriptor(directory, path, create, options.permissions);
+    if (created) {
+      return opened_descriptor{unique_descriptor{*created}, true};
+    }
+    if (exclusive || created.error() != EEXIST) {
+      return std::unexpected(created.error());
+    }
+    // A dangling link is found missing and existing by turns.
+    if (auto const status = os::status_at(directory, path, false); status && status->type == os::file_type::symlink) {
+      return std::unexpected(ENOENT);
+    }
+  }
+}
+
+auto describe_open_failure(int code, std::string_view path, open_options const& options) -> std::unexpected<error> {
+  if (code == ELOOP && options.symlinks != symlinks::follow) {
+    return failure(errc::symbolic_link, "open", path);
+  }
+  if (code == EXDEV && options.beneath) {
+    return failure(code, "open", path, {}, "the path leaves the directory it starts from");
+  }
+  return failure(code, "open", path);
+}
+
+auto sync_parent(os::descriptor directory, std::string_view path) -> os::outcome<void> {
+  auto const parent = open_parent(directory, path);
+  if (!parent) {
+    return std::unexpected(parent.error());
+  }
+  return retry([&] { return os::sync(parent->descriptor.get()); });
+}
+
+auto closed_handle(std::string_view operation) -> std::unexpected<error> { return failure(errc::closed, operation); }
+
+auto copy_bytes(os::descriptor from, os::descriptor to, std::uint64_t size) -> os::outcome<void> {
+  std::uint64_t done = 0;
+  while (done < size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(size - done, std::uint64_t{1} << 30));
+    auto const copied = retry([&] { return os::copy_range(from, done, to, done, length); });
+    if (!copied || *copied == 0) {
+      break; // not between these file systems, or not to this end: through memory
+    }
+    done += *copied;
+  }
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(done < size ? transfer_size : 0);
+  while (done < size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(size - done, transfer_size));
+    std::span const piece{buffer.get(), length};
+    auto const got = read_fully(from, done, piece);
+    if (!got) {
+      return std::unexpected(got.error());
+    }
+    auto const put = write_fully(to, done, piece.first(*got));
+    if (put.error != 0) {
+      return std::unexpected(put.error);
+    }
+    if (*got < length) {
+      break; // it was made shorter meanwhile
+    }
+    done += *got;
+  }
+  return {};
+}
+
+} // namespace
+
+auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> bytes) -> os::outcome<std::size_t> {
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    auto const got = retry([&] { return os::read_at(from, offset + done, bytes.subspan(done)); });
+    if (!got) {
+      return std::unexpected(got.error());
+    }
+    if (*got == 0) {
+      break;
+    }
+    done += *got;
+  }
+  return done;
+}
+
+namespace {
+
+// For file systems that cannot allocate: a byte written is a block allocated.
+auto write_zeros(open_file const& target, os::interval bytes) -> int {
+  auto const zeros = std::make_unique<std::byte[]>(static_cast<std::size_t>(std::min(bytes.length(), std::uint64_t{transfer_size})));
+  for (auto at = bytes.begin; at < bytes.end; at += transfer_size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.end - at, transfer_size));
+    if (auto const put = write_fully(target.descriptor(), at, {zeros.get(), length}); put.error != 0) {
+      return put.error;
+    }
+  }
+  return 0;
+}
+
+auto fill_holes(open_file const& target, os::interval bytes) -> int {
+  auto at = bytes.begin;
+  while (at < bytes.end) {
+    auto const hole = retry([&] { return os::next_hole(target.descriptor(), at); });
+    if (!hole) {
+      return hole.error();
+    }
+    if (*hole >= bytes.end) {
+      return 0;
+    }
+    auto const data = retry([&] { return os::next_data(target.descriptor(), *hole); });
+    if (!data && data.error() != ENXIO) {
+      return data.error();
+    }
+    auto const end = data ? std::min(*data, bytes.end) : bytes.end;
+    if (auto const code = write_zeros(target, {.begin = *hole, .end = end}); code != 0) {
+      return code;
+    }
+    at = end;
+  }
+  return 0;
+}
+
+} // namespace
+
+auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int {
+  auto const done =
+      retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), false); });
+  auto code = done ? 0 : done.error();
+  if (code == EOPNOTSUPP || code == ENOSYS) {
+    code = bytes.begin < size ? fill_holes(target, {.begin = bytes.begin, .end = std::min(bytes.end, size)}) : 0;
+    if (code == 0 && bytes.end > size) {
+      code = write_zeros(target, {.begin = std::max(size, bytes.begin), .end = bytes.end});
+    }
+  }
+  if (code != 0 && bytes.end > size) {
+    // ext4 leaves the file grown and partly allocated.
+    (void)retry([&] { return os::set_size(target.descriptor(), size); });
+  }
+  return code;
+}
+
+auto write_fully(os::descriptor to, std::uint64_t offset, std::span<std::byte const> bytes) -> written {
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    auto const put = retry([&] { return os::write_at(to, offset + done, bytes.subspan(done)); });
+    if (!put || *put == 0) {
+      return {.bytes = done, .error = put ? EIO : put.error()};
+    }
+    done += *put;
+  }
+  return {.bytes = done, .error = 0};
+}
+
+auto open_path(os::descriptor directory, char const* path, open_options const& options, bool exclusive)
+    -> result<opened_file> {
+  auto const writes = options.access == access::read_write || exclusive;
+  if (options.create && !writes) {
+    return failure(errc::invalid_options, "open", path, {}, "creating a file needs access::read_write");
+  }
+  auto const flags = os::open_flags{.write = writes,
+                                    .no_follow = options.symlinks == symlinks::refuse_last,
+                                    .no_symlinks = options.symlinks == symlinks::refuse_all,
+                                    .beneath = options.beneath};
+  auto opened = open_or_create(directory, path, flags, options, exclusive);
+  if (!opened) {
+    return describe_open_failure(opened.error(), path, options);
+  }
+  auto const undo = [&] {
+    if (opened->created) {
+      (void)os::unlink(directory, path);
+    }
+  };
+  auto const status = os::status(opened->descriptor.get());
+  if (!status) {
+    undo();
+    return failure(status.error(), "open", path);
+  }
+  if (status->type != os::file_type::regular) {
+    if (!options.any_type) {
+      return failure(errc::not_a_regular_file, "open", path);
+    }
+    if (auto const blocking = os::set_blocking(opened->descriptor.get()); !blocking) {
+      return failure(blocking.error(), "open", path);
+    }
+  }
+  if (opened->created && options.sync_directory) {
+    if (auto const synced = sync_parent(directory, path); !synced) {
+      undo();
+      return failure(synced.error(), "make durable the name of", path);
+    }
+  }
+  return opened_file{.state = std::make_shared<open_file>(std::move(opened->descriptor), path, *status,
+                                                          os::descriptor_access{.read = true, .write = writes}),
+                     .size = status->size,
+                     .created = opened->created};
+}
+
+auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory> {
+  auto const slash = path.rfind('/');
+  auto const name = slash == std::string_view::npos ? path : path.substr(slash + 1);
+  std::string const parent{slash == std::string_view::npos ? "." : path.substr(0, slash + 1)};
+  auto const opened = retry([&] { return os::open(directory, parent.c_str(), {.directory = true}, 0); });
+  if (!opened) {
+    return std::unexpected(opened.error());
+  }
+  return parent_directory{.descriptor = unique_descriptor{*opened}, .name = std::string{name}};
+}
+
+auto file::open(std::filesystem::path const& path, open_options options) -> result<file> {
+  if (has_nul(path.native())) {
+    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
+  }
+  auto opened = open_path(os::working_directory, path.c_str(), options, false);
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  return handle_access::wrap(std::move(opened->state));
+}
+
+auto file::open_at(file const& directory, std::filesystem::path const& path, open_options options) -> result<file> {
+  if (!directory.is_open()) {
+    return closed_handle("open");
+  }
+  if (has_nul(path.native())) {
+    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
+  }
+  auto opened = open_path(directory.native_handle(), path.c_str(), options, false);
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  return handle_access::wrap(std::move(opened->state));
+}
+
+auto file::create_new(std::filesystem::path const& path, open_options options) -> result<file> {
+  if (has_nul(path.native())) {
+    return failure(EINVAL, "create", path.native(), {}, "the path holds a NUL character");
+  }
+  auto opened = open_path(os::working_directory, path.c_str(), options, true);
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  return handle_access::wrap(std::move(opened->state));
+}
+
+auto file::temporary(std::filesystem::path const& directory) -> result<file> {
+  auto const opened = retry(
+      [&] { return os::open(os::working_directory, directory.c_str(), {.write = true, .unnamed = true}, 0600); });
+  if (!opened) {
+    return failure(opened.error(), "create a temporary file in", directory.native());
+  }
+  unique_descriptor descriptor{*opened};
+  auto const status = os::status(descriptor.get());
+  if (!status) {
+    return failure(status.error(), "create a temporary file in", directory.native());
+  }
+  return handle_access::wrap(std::make_shared<open_file>(std::move(descriptor), std::string{}, *status,
+                                                         os::descriptor_access{.read = true, .write = true}));
+}
+
+auto file::in_memory(std::string_view name, memory_options options) -> result<file> {
+  std::string label{name};
+  auto const created = retry([&] { return os::memory_file(label.c_str(), options.sealable); });
+  if (!created) {
+    return failure(created.error(), "create in memory", label);
+  }
+  unique_descriptor descriptor{*created};
+  auto const status = os::status(descriptor.get());
+  if (!status) {
+    return failure(status.error(), "create in memory", label);
+  }
+  auto state = std::make_shared<open_file>(std::move(descriptor), std::move(label), *status,
+                                           os::descriptor_access{.read = true, .write = true});
+  state->in_memory = true;
+  return handle_access::wrap(std::move(state));
+}
+
+auto file::adopt(int descriptor, std::string_view path, bool any_type) -> result<file> {
+  auto const access = os::access_of(descriptor);
+  if (!access) {
+    return failure(access.error(), "adopt", path);
+  }
+  if (access->append) {
+    return failure(errc::invalid_options, "adopt", path, {}, "in append mode, writes would not go where they are told");
+  }
+  auto const status = os::status(descriptor);
+  if (!status) {
+    return failure(status.error(), "adopt", path);
+  }
+  if (status->type != os::file_type::regular && !any_type) {
+    return failure(errc::not_a_regular_file, "adopt", path);
+  }
+  if (auto const done = os::set_close_on_exec(descriptor); !done) {
+    return failure(done.error(), "adopt", path);
+  }
+  auto state = std::make_shared<open_file>(unique_descriptor{}, std::string{path}, *status, *access);
+  state->take(descriptor);
+  return handle_access::wrap(std::move(state));
+}
+
+auto file::path() const noexcept -> std::string_view { return state_ ? std::string_view{state_->path} : std::string_view{}; }
+
+auto file::identity() const noexcept -> file_identity { return state_ ? state_->identity : file_identity{}; }
+
+auto file::access() const noexcept -> fmmap::access {
+  return state_ && state_->writable ? fmmap::access::read_write : fmmap::access::read_only;
+}
+
+auto file::native_handle() const noexcept -> int { return state_ ? state_->descriptor() : os::no_descriptor; }
+
+auto file::size() const -> result<std::uint64_t> {
+  if (!state_) {
+    return closed_handle("size");
+  }
+  return state_->size();
+}
+
+auto file::metadata() const -> result<file_metadata> {
+  if (!state_) {
+    return closed_handle("read the metadata");
+  }
+  auto const status = os::status(state_->descriptor());
+  if (!status) {
+    return state_->fail(status.error(), "read the metadata of");
+  }
+  auto const time = [](os::timestamp t) {
+    return file_metadata::time{std::chrono::seconds{t.seconds} + std::chrono::nanoseconds{t.nanoseconds}};
+  };
+  return file_metadata{
+      .size = status->size,
+      .allocated_bytes = status->allocated,
+      .links = status->links,
+      .block_size = status->block_size,
+      .permissions = status->permissions,
+      .owner = status->owner,
+      .group = status->group,
+      .type = static_cast<file_type>(status->type),
+      .accessed = time(status->accessed),
+      .modified = time(status->modified),
+      .status_changed = time(status->changed),
+      .identity = state_->identity,
+  };
+}
+
+auto file::resize(std::uint64_t size) -> result<void> {
+  if (!state_) {
+    return closed_handle("resize");
+  }
+  if (!state_->writable) {
+    return state_->fail(errc::read_only, "resize");
+  }
+  if (auto const done = retry([&] { return os::set_size(state_->descriptor(), size); }); !done) {
+    return state_->fail(done.error(), "resize", byte_range{.offset = 0, .length = size});
+  }
+  return {};
+}
+
+auto file::allocate(byte_range range) -> result<void> {
+  if (!state_) {
+    return closed_handle("allocate");
+  }
+  if (!state_->writable) {
+    return state_->fail(errc::read_only, "allocate", range);
+  }
+  auto const size = state_->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  auto const bytes = resolve(range, range.length == to_end ? *size : everything.end);
+  if (!bytes) {
+    return state_->fail(errc::out_of_range, "allocate", range);
+  }
+  if (bytes->empty()) {
+    return {};
+  }
+  if (auto const code = allocate_blocks(*state_, *bytes, *size); code != 0) {
+    return state_->fail(code, "allocate", range);
+  }
+  return {};
+}
+
+auto file::punch_hole(byte_range range) -> result<void> {
+  if (!state_) {
+    return closed_handle("punch a hole in");
+  }
+  if (!state_->writable) {
+    return state_->fail(errc::read_only, "punch a hole in", range);
+  }
+  auto const size = state_->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  if (range.length != to_end && !os::checked_add(range.offset, range.length)) {
+    return state_->fail(errc::out_of_range, "punch a hole in", range);
+  }
+  auto const end = range.length == to_end ? *size : std::min(*size, range.offset + range.length);
+  if (range.offset >= end) {
+    return {};
+  }
+  auto const done = retry([&] { return os::punch_hole(state_->descriptor(), range.offset, end - range.offset); });
+  if (!done) {
+    return state_->fail(done.error(), "punch a hole in", range);
+  }
+  return {};
+}
+
+auto file::data_ranges(byte_range range) const -> result<std::vector<byte_range>> {
+  if (!state_) {
+    return closed_handle("find the data of");
+  }
+  auto const size = state_->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  auto const bytes = resolve(range, *size);
+  if (!bytes) {
+    return state_->fail(errc::out_of_range, "find the data of", range);
+  }
+  std::vector<byte_range> found;
+  for (auto at = bytes->begin; at < bytes->end;) {
+    auto const begin = retry([&] { return os::next_data(state_->descriptor(), at); });
+    if (!begin && begin.error() == ENXIO) {
+      break; // nothing but a hole up to the end
+    }
+    if (!begin) {
+      return state_->fail(begin.error(), "find the data of", range);
+    }
+    if (*begin >= bytes->end) {
+      break;
+    }
+    auto const hole = retry([&] { return os::next_hole(state_->descriptor(), *begin); });
+    if (!hole) {
+      return state_->fail(hole.error(), "find the data of", range);
+    }
+    auto const end = std::min(*hole, bytes->end);
+    found.push_back(as_range({.begin = *begin, .end = end}));
+    at = end;
+  }
+  return found;
+}
+
+auto file::clone_to(std::filesystem::path const& path, clone_options options) const -> result<clone_method> {
+  if (!state_) {
+    return closed_handle("clone");
+  }
+  auto const fail = [&](int code) { return failure(code, "clone \"" + state_->path + "\" to", path.native()); };
+  if (has_nul(path.native())) {
+    return fail(EINVAL);
+  }
+  auto const size = state_->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  auto const parent = open_parent(os::working_directory, path.native());
+  if (!parent) {
+    return fail(parent.error());
+  }
+  if (os::status_at(parent->descriptor.get(), parent->name.c_str(), false)) {
+    return fail(EEXIST);
+  }
+  auto target = staged_file::create(parent->descriptor.get(), parent->name, options.permissions);
+  if (!target) {
+    return fail(target.error());
+  }
+  auto method = clone_method::reflink;
+  if (!retry([&] { return os::clone(target->descriptor(), state_->descriptor()); })) {
+    method = clone_method::copy;
+    if (auto const copied = copy_bytes(state_->descriptor(), target->descriptor(), *size); !copied) {
+      return fail(copied.error());
+    }
+  }
+  auto const durable = options.level >= durability::data;
+  if (durable) {
+    if (auto const synced = retry([&] { return os::sync(target->descriptor()); }); !synced) {
+      return fail(synced.error());
+    }
+  }
+  if (auto const done = target->publish(); !done) {
+    return fail(done.error());
+  }
+  if (durable) {
+    if (auto const synced = retry([&] { return os::sync(parent->descriptor.get()); }); !synced) {
+      (void)os::unlink(parent->descriptor.get(), parent->name.c_str());
+      return fail(synced.error());
+    }
+  }
+  return method;
+}
+
+auto file::read_at(std::uint64_t offset, std::span<std::byte> bytes) const -> result<std::size_t> {
+  if (!state_) {
+    return closed_handle("read");
+  }
+  byte_range const range{.offset = offset, .length = bytes.size()};
+  if (offset > os::largest_offset) {
+    return 0;
+  }
+  auto const got = read_fully(state_->descriptor(), offset, bytes);
+  if (!got) {
+    return state_->fail(got.error(), "read", range);
+  }
+  return *got;
+}
+
+auto file::write_at(std::uint64_t offset, std::span<std::byte const> bytes) -> result<void> {
+  if (!state_) {
+    return closed_handle("write");
+  }
+  byte_range const range{.offset = offset, .length = bytes.size()};
+  if (!state_->writable) {
+    return state_->fail(errc::read_only, "write", range);
+  }
+  if (!os::fits(offset, bytes.size(), os::largest_offset)) {
+    return state_->fail(EFBIG, "write", range);
+  }
+  auto const put = write_fully(state_->descriptor(), offset, bytes);
+  if (put.error != 0) {
+    return state_->fail(put.error, "write",
+                        byte_range{.offset = offset + put.bytes, .length = bytes.size() - put.bytes});
+  }
+  return {};
+}
+
+auto file::sync(durability level) -> result<durability> {
+  if (!state_) {
+    return closed_handle("sync");
+  }
+  return state_->flush(level, everything, {});
+}
+
+auto file::rewrite(byte_range range) -> result<durability> {
+  if (!state_) {
+    return closed_handle("rewrite");
+  }
+  if (!state_->writable) {
+    return state_->fail(errc::read_only, "rewrite", range);
+  }
+  auto const size = state_->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  auto const bytes = resolve(range, *size);
+  if (!bytes) {
+    return state_->fail(errc::out_of_range, "rewrite", range);
+  }
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(
+      static_cast<std::size_t>(std::min<std::uint64_t>(bytes->length(), transfer_size)));
+  for (auto at = bytes->begin; at < bytes->end; at += transfer_size) {
+    std::span const piece{buffer.get(), static_cast<std::size_t>(std::min<std::uint64_t>(bytes->end - at, transfer_size))};
+    auto const got = read_fully(state_->descriptor(), at, piece);
+    if (!got) {
+      return state_->fail(got.error(), "rewrite", range);
+    }
+    if (auto const put = write_fully(state_->descriptor(), at, piece.first(*got)); put.error != 0) {
+      return state_->fail(put.error, "rewrite", range);
+    }
+  }
+  // Past the end there is nothing that could have been lost.
+  return state_->sync_rewritten({.begin = bytes->begin, .end = bytes->end == *size ? everything.end : bytes->end});
+}
+
+auto file::seal(file_seals wanted) -> result<void> {
+  if (!state_) {
+    return closed_handle("seal");
+  }
+  auto const bits = (wanted.shrink ? os::seal_shrink : 0U) | (wanted.grow ? os::seal_grow : 0U) |
+                    (wanted.write ? os::seal_write : 0U) | (wanted.future_write ? os::seal_future_write : 0U) |
+                    (wanted.seal ? os::seal_seal : 0U);
+  if (auto const done = os::add_seals(state_->descriptor(), bits); !done) {
+    return state_->fail(done.error(), "seal");
+  }
+  return {};
+}
+
+auto file::seals() const -> result<file_seals> {
+  if (!state_) {
+    return closed_handle("read the seals");
+  }
+  auto const bits = os::seals(state_->descriptor());
+  if (!bits) {
+    return state_->fail(bits.error(), "read the seals of");
+  }
+  return file_seals{.shrink = (*bits & os::seal_shrink) != 0,
+                    .grow = (*bits & os::seal_grow) != 0,
+                    .write = (*bits & os::seal_write) != 0,
+                    .future_write = (*bits & os::seal_future_write) != 0,
+                    .seal = (*bits & os::seal_seal) != 0};
+}
+
+auto file::release() -> result<int> {
+  if (!state_) {
+    return closed_handle("release");
+  }
+  if (state_.use_count() > 1) {
+    return state_->fail(errc::in_use, "release");
+  }
+  auto const descriptor = state_->release();
+  state_.reset();
+  return descriptor;
+}
+
+auto file::close() -> result<void> {
+  auto const state = std::move(state_);
+  if (!state) {
+    return closed_handle("close");
+  }
+  if (state.use_count() > 1) {
+    return {};
+  }
+  return state->close();
+}
+
+} // namespace fmmap

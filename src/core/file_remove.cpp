@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <expected>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+module fmmap.core;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+// The name the file has now, which the kernel keeps across renames and which does not depend on the working directory.
+// Without /proc, the path it was opened by.
+auto present_name(open_file const& target) -> os::outcome<std::string> {
+  std::array<char, 32> link{};
+  std::snprintf(link.data(), link.size(), "/proc/self/fd/%d", target.descriptor());
+  std::string name(4096, '\0');
+  while (true) {
+    auto const length = os::read_link(os::working_directory, link.data(), name);
+    if (!length) {
+      return length.error() == ENOENT ? os::outcome<std::string>{target.path} : std::unexpected(length.error());
+    }
+    if (*length < name.size()) {
+      name.resize(*length);
+      return name;
+    }
+    name.resize(name.size() * 2);
+  }
+}
+
+auto is_same_file(open_file const& target, os::file_status const& status) -> bool {
+  return target.identity == file_identity{.device = status.device, .inode = status.inode};
+}
+
+auto opened_through_link(open_file const& target) -> bool {
+  auto const itself = os::status_at(os::working_directory, target.path.c_str(), false);
+  if (!itself || itself->type != os::file_type::symlink) {
+    return false;
+  }
+  auto const behind = os::status_at(os::working_directory, target.path.c_str(), true);
+  return behind && is_same_file(target, *behind);
+}
+
+// The file has no name where one was expected: either another file has it, or nobody.
+auto nameless(open_file const& target) -> std::unexpected<error> {
+  if (!target.path.empty() && os::status_at(os::working_directory, target.path.c_str(), false)) {
+    return target.fail(errc::path_reused, "remove");
+  }
+  return target.fail(ENOENT, "remove", {}, "the file no longer has a name");
+}
+
+auto sync_removal(open_file& target) -> result<void> {
+  if (auto const synced = retry([&] { return os::sync(target.unsynced_parent.get()); }); !synced) {
+    return target.fail(synced.error(), "make durable the removal of", {}, "the name is gone; call remove again");
+  }
+  target.unsynced_parent = unique_descriptor{};
+  return {};
+}
+
+} // namespace
+
+auto file::remove() -> result<void> {
+  if (!state_) {
+    return failure(errc::closed, "remove");
+  }
+  auto& target = *state_;
+  if (target.unsynced_parent.get() != os::no_descriptor) {
+    return sync_removal(target);
+  }
+  if (!target.path.empty() && opened_through_link(target)) {
+    return target.fail(errc::symbolic_link, "remove", {}, "open the file by its own name to remove it");
+  }
+  auto const name = present_name(target);
+  if (!name) {
+    return target.fail(name.error(), "remove");
+  }
+  auto parent = open_parent(os::working_directory, *name);
+  if (!parent) {
+    return parent.error() == ENOENT ? nameless(target) : target.fail(parent.error(), "remove");
+  }
+  // One system call lies between this look and the unlink; nothing can close that gap on Linux.
+  auto const status = os::status_at(parent->descriptor.get(), parent->name.c_str(), false);
+  if (!status) {
+    return status.error() == ENOENT ? nameless(target) : target.fail(status.error(), "remove");
+  }
+  if (!is_same_file(target, *status)) {
+    return target.fail(errc::path_reused, "remove");
+  }
+  if (auto const done = os::unlink(parent->descriptor.get(), parent->name.c_str()); !done) {
+    return target.fail(done.error(), "remove");
+  }
+  target.unsynced_parent = std::move(parent->descriptor);
+  return sync_removal(target);
+}
+
+} // namespace fmmap

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+module fmmap.core;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+struct bytes_read {
+  std::unique_ptr<std::byte[]> bytes;
+  std::size_t size;
+};
+
+// Reads to the end, whatever that turns out to be.
+auto read_to_end(os::descriptor from, std::size_t expected) -> os::outcome<bytes_read> {
+  auto capacity = expected;
+  auto buffer = std::make_unique_for_overwrite<std::byte[]>(capacity);
+  std::size_t size = 0;
+  while (true) {
+    if (size == capacity) {
+      capacity *= 2;
+      auto larger = std::make_unique_for_overwrite<std::byte[]>(capacity);
+      std::memcpy(larger.get(), buffer.get(), size);
+      buffer = std::move(larger);
+    }
+    auto const got = retry([&] { return os::read(from, {buffer.get() + size, capacity - size}); });
+    if (!got) {
+      return std::unexpected(got.error());
+    }
+    if (*got == 0) {
+      return bytes_read{.bytes = std::move(buffer), .size = size};
+    }
+    size += *got;
+  }
+}
+
+} // namespace
+
+auto file_view::open(std::filesystem::path const& path, view_options options) -> result<file_view> {
+  auto const fail = [&](int code) { return failure(code, "open", path.native()); };
+  if (path.native().find('\0') != std::string::npos) {
+    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
+  }
+  if (options.symlinks == symlinks::refuse_all) {
+    return failure(errc::invalid_options, "open", path.native(), {}, "file::open refuses links anywhere in a path");
+  }
+  auto const opened = retry([&] {
+    return os::open(os::working_directory, path.c_str(), {.no_follow = options.symlinks == symlinks::refuse_last}, 0);
+  });
+  if (!opened) {
+    return fail(opened.error());
+  }
+  unique_descriptor descriptor{*opened};
+  auto const status = os::status(descriptor.get());
+  if (!status) {
+    return fail(status.error());
+  }
+  if (status->type == os::file_type::directory) {
+    return fail(EISDIR);
+  }
+  auto const regular = status->type == os::file_type::regular;
+  if (regular && status->size > options.map_above) {
+    auto const shared = std::make_shared<open_file>(std::move(descriptor), path.native(), *status,
+                                                    os::descriptor_access{.read = true, .write = false});
+    if (auto mapped = handle_access::map(shared, status->size, {})) {
+      return file_view{std::move(*mapped)};
+    }
+    descriptor = unique_descriptor{shared->release()}; // not to be mapped: read it
+  }
+  if (!regular) {
+    if (auto const blocking = os::set_blocking(descriptor.get()); !blocking) {
+      return fail(blocking.error());
+    }
+  }
+  // A file of exactly its size takes one read; one that says it is empty may be one of /proc.
+  if (regular && status->size > 0) {
+    auto const size = static_cast<std::size_t>(status->size);
+    auto buffer = std::make_unique_for_overwrite<std::byte[]>(size);
+    auto const got = read_fully(descriptor.get(), 0, {buffer.get(), size});
+    if (!got) {
+      return fail(got.error());
+    }
+    return file_view{std::move(buffer), *got};
+  }
+  auto read = read_to_end(descriptor.get(), 4096);
+  if (!read) {
+    return fail(read.error());
+  }
+  return file_view{std::move(read->bytes), read->size};
+}
+
+} // namespace fmmap

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <cerrno>
+#include <expected>
+#include <filesystem>
+#include <string>
+#include <utility>
+
+module fmmap.core;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+auto mapped_file::open(std::filesystem::path const& path, read_options options) -> result<mapped_file> {
+  if (path.native().find('\0') != std::string::npos) {
+    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
+  }
+  auto opened = open_path(os::working_directory, path.c_str(), {.symlinks = options.symlinks}, false);
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  auto mapped = handle_access::map(
+      opened->state, opened->size,
+      {.range = options.range, .populate = options.populate, .page_size = options.page_size});
+  if (!mapped) {
+    return std::unexpected(std::move(mapped).error());
+  }
+  return mapped_file{handle_access::wrap(std::move(opened->state)), std::move(*mapped)};
+}
+
+auto mapped_file::close() -> result<void> {
+  auto const unmapped = mapping_.close();
+  auto const closed = file_.close();
+  return unmapped ? closed : unmapped;
+}
+
+} // namespace fmmap

@@ -1,0 +1,798 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+
+module fmmap.core;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+// Addresses equal to file offsets modulo this let the system map a file's large folios as huge pages.
+constexpr std::size_t huge_unit = std::size_t{2} << 20;
+
+auto address_of(std::byte const* p) noexcept -> std::uint64_t { return reinterpret_cast<std::uintptr_t>(p); }
+
+auto path_of(std::shared_ptr<open_file> const& from) -> std::string_view {
+  return from ? std::string_view{from->path} : std::string_view{};
+}
+
+auto protection_for(access wanted, bool executable) noexcept -> os::protection {
+  return {.read = true, .write = wanted != access::read_only, .execute = executable};
+}
+
+// What is to be put into the address space, in whole pages.
+struct placement {
+  std::uint64_t file_offset = 0;
+  std::size_t length = 0;   // what is used at first
+  std::size_t reserved = 0; // address space to hold, at least `length`
+  std::size_t unit = 0;     // of its pages
+  os::protection access;
+  os::map_flags flags;
+  os::descriptor file = os::no_descriptor;
+  std::byte* address = nullptr;
+};
+
+// Past the end of a file, a mapping is only address space: growing the file makes it valid without another call. Without
+// a file the reserve has to be inaccessible, so that it is neither memory nor counted.
+auto map_over(std::byte* base, placement const& wanted) -> os::outcome<std::byte*> {
+  auto flags = wanted.flags;
+  flags.replace = true;
+  flags.no_reserve = flags.no_reserve || (!flags.anonymous && wanted.reserved > wanted.length);
+  auto const length = flags.anonymous ? wanted.length : wanted.reserved;
+  if (length == 0) {
+    return base;
+  }
+  return os::map(base, length, wanted.access, flags, wanted.file, wanted.file_offset);
+}
+
+auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
+  os::map_flags const nothing{.shared = false, .anonymous = true, .no_reserve = true, .exactly = wanted.address != nullptr};
+  auto const slack = wanted.address != nullptr ? 0 : huge_unit;
+  auto const held = os::map(wanted.address, wanted.reserved + slack, {.read = false}, nothing, os::no_descriptor, 0);
+  if (!held) {
+    return std::unexpected(held.error());
+  }
+  if (wanted.address != nullptr && *held != wanted.address) { // a system that takes the address for a hint
+    (void)os::unmap(*held, wanted.reserved);
+    return std::unexpected(EEXIST);
+  }
+  auto* const base =
+      wanted.address != nullptr
+          ? *held
+          : *held + static_cast<std::ptrdiff_t>(*os::congruent(address_of(*held), wanted.file_offset, huge_unit) -
+                                                address_of(*held));
+  auto const before = static_cast<std::size_t>(base - *held);
+  auto const after = slack - before;
+  if (before > 0) {
+    (void)os::unmap(*held, before);
+  }
+  if (after > 0) {
+    (void)os::unmap(base + wanted.reserved, after);
+  }
+  auto memory = std::make_shared<region>(base, wanted.reserved, wanted.unit, wanted.flags);
+  if (auto const placed = map_over(base, wanted); !placed) {
+    return std::unexpected(placed.error());
+  }
+  return memory;
+}
+
+auto place(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
+  if (wanted.reserved > wanted.length) {
+    return map_into_reservation(wanted);
+  }
+  auto flags = wanted.flags;
+  flags.exactly = wanted.address != nullptr;
+  auto const placed = os::map(wanted.address, wanted.length, wanted.access, flags, wanted.file, wanted.file_offset);
+  if (!placed) {
+    return std::unexpected(placed.error());
+  }
+  if (wanted.address != nullptr && *placed != wanted.address) {
+    (void)os::unmap(*placed, wanted.length);
+    return std::unexpected(EEXIST);
+  }
+  return std::make_shared<region>(*placed, wanted.length, wanted.unit, wanted.flags);
+}
+
+// Whole units for `bytes` and `reserve`; empty when they do not fit into the address space.
+auto measure(std::uint64_t bytes, std::uint64_t reserve, std::size_t unit) -> std::optional<std::pair<std::size_t, std::size_t>> {
+  auto const length = os::round_up(bytes, unit);
+  auto const reserved = os::round_up(std::max(bytes, reserve), unit);
+  if (!length || !reserved || *reserved > PTRDIFF_MAX - huge_unit) {
+    return std::nullopt;
+  }
+  return std::pair{static_cast<std::size_t>(*length), static_cast<std::size_t>(*reserved)};
+}
+
+auto populate(std::byte* begin, std::size_t length, bool write) -> os::outcome<void> {
+  if (length == 0) {
+    return {};
+  }
+  auto const advice = write ? os::advice_value::populate_write : os::advice_value::populate_read;
+  return retry([&] { return os::advise(begin, length, advice); });
+}
+
+auto advice_value_of(advice what) noexcept -> int {
+  using namespace os::advice_value;
+  switch (what) {
+  case advice::normal:
+    return normal;
+  case advice::sequential:
+    return sequential;
+  case advice::random:
+    return random;
+  case advice::will_need:
+    return will_need;
+  case advice::dont_need:
+    return dont_need;
+  case advice::cold:
+    return cold;
+  case advice::page_out:
+    return page_out;
+  case advice::populate_read:
+    return populate_read;
+  case advice::populate_write:
+    return populate_write;
+  case advice::huge_page:
+    return huge_page;
+  case advice::no_huge_page:
+    return no_huge_page;
+  case advice::collapse:
+    return collapse;
+  case advice::dont_fork:
+    return dont_fork;
+  case advice::do_fork:
+    return do_fork;
+  case advice::wipe_on_fork:
+    return wipe_on_fork;
+  case advice::keep_on_fork:
+    return keep_on_fork;
+  case advice::dont_dump:
+    return dont_dump;
+  case advice::do_dump:
+    return do_dump;
+  case advice::mergeable:
+    return mergeable;
+  case advice::unmergeable:
+    return unmergeable;
+  }
+  return -1;
+}
+
+} // namespace
+
+auto to_string(advice what) noexcept -> std::string_view {
+  constexpr std::array<std::string_view, 20> names{
+      "normal",         "sequential", "random",       "will_need", "dont_need", "cold",    "page_out",
+      "populate_read",  "populate_write", "huge_page", "no_huge_page", "collapse", "dont_fork", "do_fork",
+      "wipe_on_fork",   "keep_on_fork", "dont_dump",  "do_dump",   "mergeable", "unmergeable"};
+  auto const index = static_cast<std::size_t>(what);
+  return index < names.size() ? names[index] : "unknown";
+}
+
+auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options)
+    -> result<mapping> {
+  auto const bytes = resolve(options.range, file_size);
+  if (!bytes) {
+    return from->fail(errc::out_of_range, "map", options.range, "the file is " + std::to_string(file_size) + " bytes long");
+  }
+  auto const writes = options.access != access::read_only;
+  if (writes && options.executable) {
+    return from->fail(errc::writable_and_executable, "map", options.range);
+  }
+  if (options.access == access::read_write && !from->writable) {
+    return from->fail(errc::read_only, "map", options.range, "open the file with access::read_write");
+  }
+  std::size_t unit = os::page_size();
+  if (options.page_size == page_size::require_huge) {
+    auto const huge = os::is_huge_page_file(from->descriptor());
+    auto const status = os::status(from->descriptor());
+    if (!huge || !*huge || !status) {
+      return from->fail(EINVAL, "map", options.range, "page_size::require_huge needs a file on hugetlbfs");
+    }
+    unit = status->block_size;
+  }
+  auto const delta = static_cast<std::size_t>(bytes->begin - os::round_down(bytes->begin, unit));
+  auto const extent = measure(delta + bytes->length(), options.reserve > 0 ? std::uint64_t{delta} + options.reserve : 0, unit);
+  if (!extent || !os::checked_add(options.reserve, delta)) {
+    return from->fail(ENOMEM, "map", options.range, "it does not fit into the address space");
+  }
+  if (options.address != nullptr && ((address_of(options.address) - delta) & (unit - 1)) != 0) {
+    return from->fail(errc::invalid_options, "map", options.range,
+                      "the address must lie in its page where the range starts in one of the file");
+  }
+
+  mapping made;
+  made.file_ = std::move(from);
+  made.offset_ = bytes->begin;
+  made.access_ = options.access;
+  made.executable_ = options.executable;
+  made.private_ = options.access == access::copy_on_write;
+  made.open_ = true;
+  made.pages_ = options.page_size;
+  if (bytes->empty() && options.reserve == 0) {
+    return made;
+  }
+  placement const wanted{
+      .file_offset = bytes->begin - delta,
+      .length = extent->first,
+      .reserved = extent->second,
+      .unit = unit,
+      .access = protection_for(options.access, options.executable),
+      .flags = {.shared = !made.private_, .no_reserve = options.no_reserve},
+      .file = made.file_->descriptor(),
+      .address = options.address == nullptr ? nullptr : options.address - delta,
+  };
+  auto placed = place(wanted);
+  if (!placed) {
+    if (placed.error() == EEXIST) {
+      return made.file_->fail(errc::address_in_use, "map", options.range);
+    }
+    return made.file_->fail(placed.error(), "map", options.range);
+  }
+  made.region_ = std::move(*placed);
+  made.data_ = made.region_->base() + delta;
+  made.size_ = static_cast<std::size_t>(bytes->length());
+  made.capacity_ = made.region_->length() - delta;
+  if (options.page_size == page_size::prefer_huge) {
+    (void)os::advise(made.region_->base(), made.region_->length(), os::advice_value::huge_page);
+  }
+  if (options.populate) {
+    if (auto const done = populate(made.region_->base(), extent->first, false); !done) {
+      return made.file_->fail(done.error(), "populate", options.range);
+    }
+  }
+  return made;
+}
+
+auto mapping::map(file const& from, map_options options) -> result<mapping> {
+  auto const& state = handle_access::state(from);
+  if (!state) {
+    return failure(errc::closed, "map");
+  }
+  if (!state->readable) {
+    return state->fail(EACCES, "map", options.range, "the descriptor was opened for writing only");
+  }
+  auto const size = state->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  return handle_access::map(state, *size, options);
+}
+
+auto mapping::anonymous(std::size_t size, anonymous_options options) -> result<mapping> {
+  byte_range const range{.offset = 0, .length = size};
+  auto const fail = [&](auto code, std::string_view hint = {}) { return failure(code, "map", {}, range, hint); };
+  auto const huge = options.page_size == page_size::require_huge;
+  if (options.stack && huge) {
+    return fail(errc::invalid_options, "a stack has no huge pages");
+  }
+  auto const unit = huge ? huge_unit : os::page_size();
+  auto const extent = measure(size, options.reserve, unit);
+  if (!extent) {
+    return fail(ENOMEM, "it does not fit into the address space");
+  }
+  if (options.address != nullptr && (address_of(options.address) & (unit - 1)) != 0) {
+    return fail(errc::invalid_options, "the address must be that of a page");
+  }
+  mapping made;
+  made.access_ = access::read_write;
+  made.private_ = !options.shared;
+  made.open_ = true;
+  made.pages_ = options.page_size;
+  os::map_flags const flags{.shared = options.shared,
+                            .anonymous = true,
+                            .stack = options.stack,
+                            .no_reserve = options.no_reserve,
+                            .huge = huge};
+  if (extent->second == 0) {
+    made.region_ = std::make_shared<region>(nullptr, 0, unit, flags);
+    return made;
+  }
+  auto placed = place({.length = extent->first,
+                       .reserved = extent->second,
+                       .unit = unit,
+                       .access = protection_for(access::read_write, false),
+                       .flags = flags,
+                       .address = options.address});
+  if (!placed) {
+    if (placed.error() == EEXIST) {
+      return fail(errc::address_in_use);
+    }
+    return fail(placed.error());
+  }
+  made.region_ = std::move(*placed);
+  made.data_ = made.region_->base();
+  made.size_ = size;
+  made.capacity_ = made.region_->length();
+  if (options.page_size == page_size::prefer_huge) {
+    (void)os::advise(made.data_, made.capacity_, os::advice_value::huge_page);
+  }
+  if (options.populate) {
+    if (auto const done = populate(made.data_, extent->first, true); !done) {
+      return failure(done.error(), "populate", {}, range);
+    }
+  }
+  return made;
+}
+
+mapping::mapping(mapping&& other) noexcept
+    : region_{std::move(other.region_)}, file_{std::move(other.file_)}, data_{std::exchange(other.data_, nullptr)},
+      size_{std::exchange(other.size_, 0)}, capacity_{std::exchange(other.capacity_, 0)}, offset_{other.offset_},
+      access_{other.access_}, pages_{other.pages_}, executable_{other.executable_}, private_{other.private_},
+      open_{std::exchange(other.open_, false)} {}
+
+auto mapping::operator=(mapping&& other) noexcept -> mapping& {
+  if (this != &other) {
+    region_ = std::move(other.region_); // the memory goes before the file it is of
+    file_ = std::move(other.file_);
+    data_ = std::exchange(other.data_, nullptr);
+    size_ = std::exchange(other.size_, 0);
+    capacity_ = std::exchange(other.capacity_, 0);
+    offset_ = other.offset_;
+    access_ = other.access_;
+    pages_ = other.pages_;
+    executable_ = other.executable_;
+    private_ = other.private_;
+    open_ = std::exchange(other.open_, false);
+  }
+  return *this;
+}
+
+auto mapping::resize(std::size_t size) -> result<void> {
+  byte_range const range{.offset = 0, .length = size};
+  if (!open_) {
+    return failure(errc::closed, "resize");
+  }
+  if (size > capacity_) {
+    return failure(errc::reservation_exceeded, "resize to", path_of(file_), range,
+                   std::to_string(capacity_) + " bytes are reserved");
+  }
+  if (!file_) {
+    return resize_anonymous(size);
+  }
+  if (size > size_) {
+    auto const file_size = file_->size();
+    if (!file_size) {
+      return std::unexpected(file_size.error());
+    }
+    if (!os::fits(offset_, size, *file_size)) {
+      return file_->fail(errc::out_of_range, "resize to", range, "the file is " + std::to_string(*file_size) + " bytes long");
+    }
+  }
+  size_ = size;
+  return {};
+}
+
+auto mapping::resize_anonymous(std::size_t size) -> result<void> {
+  byte_range const range{.offset = 0, .length = size};
+  if (access_ == access::read_only) {
+    return failure(errc::read_only, "resize", {}, range);
+  }
+  if (region_->length() == 0) {
+    return {};
+  }
+  auto const unit = region_->unit();
+  auto const old_pages = static_cast<std::size_t>(*os::round_up(size_, unit));
+  auto const new_pages = static_cast<std::size_t>(*os::round_up(size, unit));
+  auto flags = region_->flags;
+  flags.replace = true;
+  if (new_pages > old_pages) {
+    auto const grown = os::map(data_ + old_pages, new_pages - old_pages, protection_for(access_, false), flags,
+                               os::no_descriptor, 0);
+    if (!grown) {
+      return failure(grown.error(), "resize to", {}, range);
+    }
+  } else if (new_pages < old_pages) {
+    flags = {.shared = false, .anonymous = true, .no_reserve = true, .replace = true};
+    auto const cut = os::map(data_ + new_pages, old_pages - new_pages, {.read = false}, flags, os::no_descriptor, 0);
+    if (!cut) {
+      return failure(cut.error(), "resize to", {}, range);
+    }
+  }
+  if (size < size_) {
+    std::memset(data_ + size, 0, std::min(new_pages, size_) - size); // zero again when the mapping grows back
+  }
+  size_ = size;
+  return {};
+}
+
+auto mapping::reserve(std::size_t capacity) -> result<void> {
+  byte_range const range{.offset = 0, .length = capacity};
+  if (!open_) {
+    return failure(errc::closed, "reserve");
+  }
+  if (capacity <= capacity_) {
+    return {};
+  }
+  if (!file_) {
+    return reserve_anonymous(capacity);
+  }
+  if (private_) {
+    return file_->fail(errc::copy_on_write, "reserve", range, "its private pages would stay behind");
+  }
+  auto moved = handle_access::map(file_, offset_ + size_,
+                                  {.access = access_,
+                                   .executable = executable_,
+                                   .range = {.offset = offset_, .length = size_},
+                                   .reserve = capacity,
+                                   .page_size = pages_});
+  if (!moved) {
+    return std::unexpected(std::move(moved).error());
+  }
+  *this = std::move(*moved);
+  return {};
+}
+
+auto mapping::reserve_anonymous(std::size_t capacity) -> result<void> {
+  byte_range const range{.offset = 0, .length = capacity};
+  if (region_.use_count() > 1) {
+    return failure(errc::in_use, "reserve", {}, range);
+  }
+  auto const unit = region_->unit();
+  auto const extent = measure(size_, capacity, unit);
+  if (!extent) {
+    return failure(ENOMEM, "reserve", {}, range, "it does not fit into the address space");
+  }
+  auto flags = region_->flags;
+  auto target = map_into_reservation({.length = 0,
+                                      .reserved = extent->second,
+                                      .unit = unit,
+                                      .access = protection_for(access_, false),
+                                      .flags = flags});
+  if (!target) {
+    return failure(target.error(), "reserve", {}, range);
+  }
+  if (extent->first > 0) {
+    if (auto const moved = os::move_map(data_, extent->first, (*target)->base()); !moved) {
+      return failure(moved.error(), "reserve", {}, range);
+    }
+    region_->give_up_front(extent->first);
+  }
+  region_ = std::move(*target);
+  data_ = region_->base();
+  capacity_ = region_->length();
+  return {};
+}
+
+auto mapping::protect(fmmap::access access, bool executable) -> result<void> {
+  if (!open_) {
+    return failure(errc::closed, "protect");
+  }
+  auto const fail = [&](auto code, std::string_view hint = {}) { return failure(code, "protect", path_of(file_), {}, hint); };
+  if (access != access::read_only && executable) {
+    return fail(errc::writable_and_executable);
+  }
+  if (access == access::copy_on_write && (!private_ || !file_)) {
+    return fail(errc::invalid_options, "only a mapping made copy-on-write can be that again");
+  }
+  if (access == access::read_write && file_) {
+    if (private_) {
+      return fail(errc::copy_on_write);
+    }
+    if (!file_->writable) {
+      return fail(errc::read_only);
+    }
+  }
+  // The reserve of a file is part of its mapping and gets its protection; that of anonymous memory stays inaccessible.
+  auto const length = !region_ ? 0 : file_ ? region_->length() : static_cast<std::size_t>(*os::round_up(size_, region_->unit()));
+  if (length > 0) {
+    if (auto const done = os::protect(region_->base(), length, protection_for(access, executable)); !done) {
+      return fail(done.error());
+    }
+  }
+  access_ = access;
+  executable_ = executable;
+  return {};
+}
+
+namespace {
+
+// The pages around `part` of the bytes at `data`, as addresses.
+auto pages_around(std::byte const* data, os::interval part, std::size_t unit) -> os::interval {
+  auto const begin = address_of(data);
+  return *os::outward({.begin = begin + part.begin, .end = begin + part.end}, unit);
+}
+
+auto pointer_to(std::uint64_t address) -> std::byte* { return reinterpret_cast<std::byte*>(address); }
+
+} // namespace
+
+auto mapping::advise(advice what, byte_range range) const -> result<void> {
+  auto const operation = "advise " + std::string{to_string(what)} + " for";
+  if (!open_) {
+    return failure(errc::closed, operation);
+  }
+  auto const part = resolve(range, size_);
+  if (!part) {
+    return failure(errc::out_of_range, operation, path_of(file_), range);
+  }
+  if (what == advice::dont_need && (private_ || !file_)) {
+    return failure(errc::destructive_advice, operation, path_of(file_), range, "discard() does that by name");
+  }
+  if (part->empty()) {
+    return {};
+  }
+  auto const pages = pages_around(data_, *part, region_->unit());
+  auto const done = retry([&] {
+    return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()), advice_value_of(what));
+  });
+  if (!done) {
+    auto const hint = done.error() == EINVAL ? "this system or this kind of mapping does not know it" : std::string_view{};
+    return failure(done.error(), operation, path_of(file_), range, hint);
+  }
+  return {};
+}
+
+auto mapping::discard(byte_range range) -> result<void> {
+  if (!open_) {
+    return failure(errc::closed, "discard");
+  }
+  auto const part = resolve(range, size_);
+  if (!part) {
+    return failure(errc::out_of_range, "discard", path_of(file_), range);
+  }
+  auto const shared_file = file_ && !private_;
+  if (shared_file && !file_->writable) {
+    return file_->fail(errc::read_only, "discard", range);
+  }
+  if (part->empty()) {
+    return {};
+  }
+  auto const begin = address_of(data_);
+  auto const pages = os::inward({.begin = begin + part->begin, .end = begin + part->end}, region_->unit());
+  if (pages.empty()) {
+    return {};
+  }
+  auto const done = retry([&] {
+    if (shared_file) {
+      return os::punch_hole(file_->descriptor(), offset_ + (pages.begin - begin), pages.length());
+    }
+    return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()),
+                      private_ ? os::advice_value::dont_need : os::advice_value::remove);
+  });
+  if (!done) {
+    return failure(done.error(), "discard", path_of(file_), range);
+  }
+  return {};
+}
+
+auto mapping::lock_memory(byte_range range, lock_options options) const -> result<memory_lock> {
+  if (!open_) {
+    return failure(errc::closed, "lock in memory");
+  }
+  auto const part = resolve(range, size_);
+  if (!part) {
+    return failure(errc::out_of_range, "lock in memory", path_of(file_), range);
+  }
+  if (part->empty()) {
+    return memory_lock{nullptr, data_, 0};
+  }
+  auto const pages = pages_around(data_, *part, region_->unit());
+  if (auto const done = region_->lock(pages, options.on_fault); !done) {
+    auto const limit = os::locked_memory_limit();
+    auto const hint = !limit                  ? std::string{}
+                      : *limit == UINT64_MAX  ? std::string{"RLIMIT_MEMLOCK is unlimited"}
+                                              : "RLIMIT_MEMLOCK is " + std::to_string(*limit) + " bytes";
+    return failure(done.error(), "lock in memory", path_of(file_), range, hint);
+  }
+  return memory_lock{region_, pointer_to(pages.begin), static_cast<std::size_t>(pages.length())};
+}
+
+auto memory_lock::operator=(memory_lock&& other) noexcept -> memory_lock& {
+  if (this != &other) {
+    unlock();
+    region_ = std::move(other.region_);
+    begin_ = other.begin_;
+    length_ = other.length_;
+  }
+  return *this;
+}
+
+memory_lock::~memory_lock() { unlock(); }
+
+void memory_lock::unlock() noexcept {
+  if (region_) {
+    region_->unlock({.begin = address_of(begin_), .end = address_of(begin_) + length_});
+    region_.reset();
+  }
+}
+
+auto mapping::residency(byte_range range) const -> result<residency_info> {
+  if (!open_) {
+    return failure(errc::closed, "ask the residency of");
+  }
+  auto const part = resolve(range, size_);
+  if (!part) {
+    return failure(errc::out_of_range, "ask the residency of", path_of(file_), range);
+  }
+  residency_info found{.dirty_known = true};
+  if (part->empty()) {
+    return found;
+  }
+  auto const page = os::page_size();
+  auto const pages = pages_around(data_, *part, page);
+  std::array<unsigned char, 4096> present{};
+  for (auto at = pages.begin; at < pages.end; at += present.size() * page) {
+    auto const length = std::min<std::uint64_t>(pages.end - at, present.size() * page);
+    auto const done = retry([&] { return os::resident_pages(pointer_to(at), static_cast<std::size_t>(length), present.data()); });
+    if (!done) {
+      return failure(done.error(), "ask the residency of", path_of(file_), range);
+    }
+    auto const count = std::ranges::count_if(std::span{present}.first(static_cast<std::size_t>(length / page)),
+                                             [](unsigned char state) { return (state & 1U) != 0; });
+    found.resident_bytes += static_cast<std::uint64_t>(count) * page;
+  }
+  if (file_) {
+    auto const begin = os::round_down(offset_ + part->begin, page);
+    auto const cache = os::cache(file_->descriptor(), begin, pages.length());
+    found.dirty_known = cache.has_value();
+    if (cache) {
+      found.dirty_bytes = cache->dirty;
+      found.writeback_bytes = cache->writeback;
+    }
+  }
+  return found;
+}
+
+struct flush_request {
+  std::shared_ptr<region> memory; // keeps `mapped` mapped
+  std::shared_ptr<open_file> target;
+  os::interval part; // of the file
+  std::span<std::byte> mapped;
+  durability level = durability::none;
+
+  [[nodiscard]] auto run() const -> result<durability> { return target->flush(level, part, mapped); }
+};
+
+namespace {
+
+class staged_flush final : public flush_work {
+public:
+  explicit staged_flush(flush_request request) : request_{std::move(request)} {}
+  [[nodiscard]] auto run() -> result<durability> override { return request_.run(); }
+
+private:
+  flush_request request_;
+};
+
+} // namespace
+
+auto mapping::prepare_flush(byte_range range, durability level) const -> result<flush_request> {
+  if (!open_) {
+    return failure(errc::closed, "flush");
+  }
+  auto const part = resolve(range, size_);
+  if (!part) {
+    return failure(errc::out_of_range, "flush", path_of(file_), range);
+  }
+  if (!file_) {
+    return failure(errc::not_durable, "flush", {}, range);
+  }
+  if (private_) {
+    return file_->fail(errc::copy_on_write, "flush", range);
+  }
+  flush_request request{.memory = region_, .target = file_, .part = everything, .mapped = {}, .level = level};
+  if (range == whole && offset_ == 0) {
+    return request;
+  }
+  request.part = {.begin = offset_ + part->begin, .end = offset_ + part->end};
+  if (!part->empty()) {
+    auto const pages = pages_around(data_, *part, region_->unit());
+    request.mapped = {pointer_to(pages.begin), static_cast<std::size_t>(pages.length())};
+  }
+  return request;
+}
+
+auto mapping::flush(byte_range range, durability level) const -> result<durability> {
+  auto const request = prepare_flush(range, level);
+  if (!request) {
+    return std::unexpected(request.error());
+  }
+  return request->run();
+}
+
+auto mapping::stage_flush(byte_range range, durability level) const -> result<flush_job> {
+  auto request = prepare_flush(range, level);
+  if (!request) {
+    return std::unexpected(std::move(request).error());
+  }
+  if (file_->in_memory && level != durability::none) {
+    return file_->fail(errc::not_durable, "flush", range);
+  }
+  if (auto const earlier = file_->failed_sync()) {
+    return std::unexpected(*earlier);
+  }
+  return flush_job{std::make_unique<staged_flush>(std::move(*request))};
+}
+
+auto mapping::rewrite(byte_range range) -> result<durability> {
+  if (!open_) {
+    return failure(errc::closed, "rewrite");
+  }
+  auto const part = resolve(range, size_);
+  if (!part) {
+    return failure(errc::out_of_range, "rewrite", path_of(file_), range);
+  }
+  if (!file_) {
+    return failure(errc::not_durable, "rewrite", {}, range);
+  }
+  if (private_) {
+    return file_->fail(errc::copy_on_write, "rewrite", range);
+  }
+  if (access_ == access::read_only) {
+    return file_->fail(errc::read_only, "rewrite", range);
+  }
+  auto const file_size = file_->size();
+  if (!file_size) {
+    return std::unexpected(file_size.error());
+  }
+  auto covered = os::interval{.begin = offset_ + part->begin, .end = offset_ + part->end};
+  if (!part->empty()) {
+    // An atomic operation that changes nothing dirties the page under other writers' hands without losing their bytes.
+    auto const page = os::page_size();
+    for (auto at = part->begin; at < part->end; at = os::round_down(offset_ + at, page) + page - offset_) {
+      std::atomic_ref{*reinterpret_cast<unsigned char*>(data_ + at)}.fetch_or(0, std::memory_order_relaxed);
+    }
+    covered.begin = os::round_down(covered.begin, page);
+    covered.end = *os::round_up(covered.end, page);
+  }
+  if (covered.end >= *file_size) {
+    covered.end = everything.end; // past the end there is nothing that could have been lost
+  }
+  return file_->sync_rewritten(covered);
+}
+
+auto mapping::share(byte_range range) const -> result<shared_bytes> {
+  auto const part = bytes(range);
+  if (!part) {
+    return std::unexpected(part.error());
+  }
+  return shared_bytes{region_, *part};
+}
+
+auto mapping::bytes(byte_range range) const -> result<std::span<std::byte const>> {
+  if (!open_) {
+    return failure(errc::closed, "view");
+  }
+  auto const part = resolve(range, size_);
+  if (!part) {
+    return failure(errc::out_of_range, "view", path_of(file_), range);
+  }
+  return std::span<std::byte const>{data_ + part->begin, static_cast<std::size_t>(part->length())};
+}
+
+auto mapping::close() -> result<void> {
+  if (!open_) {
+    return failure(errc::closed, "close");
+  }
+  auto const last = std::move(*this);
+  if (last.region_ && last.region_.use_count() == 1) {
+    if (auto const done = last.region_->unmap(); !done) {
+      return failure(done.error(), "unmap", path_of(last.file_));
+    }
+  }
+  if (last.file_ && last.file_.use_count() == 1) {
+    return last.file_->close();
+  }
+  return {};
+}
+
+} // namespace fmmap

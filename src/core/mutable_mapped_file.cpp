@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+module fmmap.core;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+constexpr std::uint64_t least_ahead = std::uint64_t{64} << 10;
+constexpr std::uint64_t most_ahead = std::uint64_t{1} << 30;
+
+} // namespace
+
+auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_options const& options, bool create,
+                                      bool exclusive) -> result<mutable_mapped_file> {
+  if (path.native().find('\0') != std::string::npos) {
+    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
+  }
+  auto const opening = open_options{.access = access::read_write,
+                                    .create = create,
+                                    .permissions = options.permissions,
+                                    .symlinks = options.symlinks,
+                                    .sync_directory = options.sync_directory};
+  auto opened = open_path(os::working_directory, path.c_str(), opening, exclusive);
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  auto const undo = [&] {
+    if (opened->created) {
+      (void)os::unlink(os::working_directory, path.c_str());
+    }
+  };
+  auto const& target = *opened->state;
+  auto const grows = opened->size == 0 && options.size > 0;
+  if (grows) {
+    if (auto const code = allocate_blocks(target, {.begin = 0, .end = options.size}, 0); code != 0) {
+      undo();
+      return target.fail(code, "allocate", byte_range{.offset = 0, .length = options.size});
+    }
+    opened->size = options.size;
+  }
+  auto mapped = handle_access::map(opened->state, opened->size,
+                                   {.access = access::read_write,
+                                    .reserve = options.reserve,
+                                    .populate = options.populate,
+                                    .page_size = options.page_size});
+  if (!mapped) {
+    if (grows) {
+      (void)os::set_size(target.descriptor(), 0);
+    }
+    undo();
+    return std::unexpected(std::move(mapped).error());
+  }
+  return mutable_mapped_file{handle_access::wrap(std::move(opened->state)), std::move(*mapped), options.may_move};
+}
+
+auto mutable_mapped_file::create(std::filesystem::path const& path, write_options options) -> result<mutable_mapped_file> {
+  return open_mapped(path, options, true, true);
+}
+
+auto mutable_mapped_file::open(std::filesystem::path const& path, write_options options) -> result<mutable_mapped_file> {
+  return open_mapped(path, options, true, false);
+}
+
+auto mutable_mapped_file::open_existing(std::filesystem::path const& path, write_options options)
+    -> result<mutable_mapped_file> {
+  return open_mapped(path, options, false, false);
+}
+
+auto mutable_mapped_file::open_copy_on_write(std::filesystem::path const& path, write_options options)
+    -> result<mutable_mapped_file> {
+  if (options.size != 0) {
+    return failure(errc::invalid_options, "open", path.native(), {}, "a size would reach the file, copy-on-write never does");
+  }
+  auto opened = file::open(path, {.symlinks = options.symlinks});
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  auto mapped = mapping::map(*opened, {.access = access::copy_on_write,
+                                       .reserve = options.reserve,
+                                       .populate = options.populate,
+                                       .page_size = options.page_size});
+  if (!mapped) {
+    return std::unexpected(std::move(mapped).error());
+  }
+  return mutable_mapped_file{std::move(*opened), std::move(*mapped), false};
+}
+
+auto mutable_mapped_file::operator=(mutable_mapped_file&& other) noexcept -> mutable_mapped_file& {
+  if (this != &other) {
+    finish();
+    mapping_ = std::move(other.mapping_);
+    file_ = std::move(other.file_);
+    allocated_ = other.allocated_;
+    may_move_ = other.may_move_;
+  }
+  return *this;
+}
+
+mutable_mapped_file::~mutable_mapped_file() { finish(); }
+
+void mutable_mapped_file::finish() noexcept {
+  if (!file_.is_open()) {
+    return;
+  }
+  if (auto const trimmed = shrink_to_fit(); !trimmed) {
+    drop(trimmed.error());
+  }
+}
+
+auto mutable_mapped_file::shrink_to_fit() -> result<void> {
+  if (!file_.is_open()) {
+    return failure(errc::closed, "trim");
+  }
+  if (allocated_ <= size()) {
+    return {};
+  }
+  // Setting the size a file has frees the blocks past it.
+  auto const& target = *handle_access::state(file_);
+  if (auto const done = retry([&] { return os::set_size(target.descriptor(), size()); }); !done) {
+    return target.fail(done.error(), "trim");
+  }
+  allocated_ = size();
+  return {};
+}
+
+// Stores past the end of the file in its last page are zeroed by some file systems when the file grows, and kept by
+// others. They must not show up as content.
+void mutable_mapped_file::clear_tail(std::uint64_t end) noexcept {
+  auto const page_end = *os::round_up(size(), os::page_size());
+  auto const bytes = static_cast<std::size_t>(std::min(end, page_end) - size());
+  if (bytes > 0 && mapping_.size() > 0) {
+    std::memset(mapping_.writable_bytes().data() + size(), 0, bytes);
+  }
+}
+
+// Makes the view `size` bytes long after the file has become so, moving it where it must.
+auto mutable_mapped_file::grow_view(std::uint64_t size) -> result<void> {
+  if (size > mapping_.capacity()) {
+    auto const wanted = std::max<std::uint64_t>(size, std::uint64_t{mapping_.capacity()} * 2);
+    if (auto const moved = mapping_.reserve(static_cast<std::size_t>(wanted)); !moved) {
+      return moved;
+    }
+  }
+  handle_access::set_size(mapping_, static_cast<std::size_t>(size));
+  return {};
+}
+
+namespace {
+
+// What must hold before a file may change its size.
+auto check_resizable(file const& target, mapping const& view, std::uint64_t size, bool may_move, std::string_view operation)
+    -> result<void> {
+  byte_range const range{.offset = 0, .length = size};
+  if (!target.is_open()) {
+    return failure(errc::closed, operation);
+  }
+  auto const& state = *handle_access::state(target);
+  if (view.access() == access::copy_on_write) {
+    return state.fail(errc::copy_on_write, operation, range);
+  }
+  if (view.access() == access::read_only) {
+    return state.fail(errc::read_only, operation, range);
+  }
+  if (size > view.capacity() && !may_move) {
+    return state.fail(errc::reservation_exceeded, operation, range, std::to_string(view.capacity()) + " bytes are reserved");
+  }
+  return {};
+}
+
+} // namespace
+
+auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result<void> {
+  if (auto const ready = check_resizable(file_, mapping_, size, may_move_, "resize to"); !ready) {
+    return ready;
+  }
+  auto const& target = *handle_access::state(file_);
+  auto const old = this->size();
+  byte_range const range{.offset = 0, .length = size};
+  if (size > old) {
+    clear_tail(size);
+    if (auto const code = allocate_blocks(target, {.begin = old, .end = size}, old); code != 0) {
+      return target.fail(code, "resize to", range);
+    }
+    if (auto grown = grow_view(size); !grown) {
+      (void)retry([&] { return os::set_size(target.descriptor(), old); });
+      return grown;
+    }
+    allocated_ = std::max(allocated_, size);
+  } else if (size < old) {
+    if (auto const done = retry([&] { return os::set_size(target.descriptor(), size); }); !done) {
+      return target.fail(done.error(), "resize to", range);
+    }
+    handle_access::set_size(mapping_, static_cast<std::size_t>(size));
+    allocated_ = size;
+  }
+  if (level != durability::none) {
+    if (auto const reached = mapping_.flush(whole, level); !reached) {
+      return std::unexpected(reached.error());
+    }
+  }
+  return {};
+}
+
+// Puts blocks behind the file up to `size`, and as many again, without changing its size. Returns 0 or an errno.
+auto mutable_mapped_file::allocate_ahead(std::uint64_t size) -> int {
+  auto const& target = *handle_access::state(file_);
+  auto const from = std::max(allocated_, this->size());
+  auto const ahead = std::clamp(this->size(), least_ahead, most_ahead);
+  for (auto const end : {size + ahead, size}) {
+    auto const done = retry([&] { return os::allocate(target.descriptor(), from, end - from, true); });
+    if (done) {
+      allocated_ = end;
+      return 0;
+    }
+    if (done.error() == EOPNOTSUPP || done.error() == ENOSYS) {
+      return allocate_blocks(target, {.begin = this->size(), .end = size}, this->size());
+    }
+    if (end == size) {
+      return done.error();
+    }
+  }
+  return 0;
+}
+
+auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std::uint64_t> {
+  auto const begin = size();
+  auto const end = begin + bytes.size();
+  if (auto const ready = check_resizable(file_, mapping_, end, may_move_, "append to"); !ready) {
+    return std::unexpected(ready.error());
+  }
+  if (bytes.empty()) {
+    return begin;
+  }
+  auto const& target = *handle_access::state(file_);
+  byte_range const range{.offset = begin, .length = bytes.size()};
+  if (end > allocated_) {
+    if (auto const code = allocate_ahead(end); code != 0) {
+      return target.fail(code, "append", range);
+    }
+  }
+  // By pwrite, not by growing the file and storing: who is killed in between would leave zeros nobody wrote.
+  auto const put = write_fully(target.descriptor(), begin, bytes);
+  auto grown = put.error == 0 ? grow_view(end) : target.fail(put.error, "append", range);
+  if (!grown) {
+    (void)retry([&] { return os::set_size(target.descriptor(), begin); });
+    return std::unexpected(std::move(grown).error());
+  }
+  return begin;
+}
+
+auto mutable_mapped_file::close() -> result<void> {
+  auto const trimmed = shrink_to_fit();
+  auto const unmapped = mapping_.close();
+  auto const closed = file_.close();
+  return !trimmed ? trimmed : !unmapped ? unmapped : closed;
+}
+
+} // namespace fmmap

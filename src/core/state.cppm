@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+// What the handles of fmmap.core share: the open file and the run of address space, each alive as long as anything needs
+// it. Implementation units only.
+module fmmap.core:state;
+
+import :durability;
+import :error;
+import :file;
+import :mapping;
+import :range;
+import fmmap.os;
+
+namespace fmmap {
+
+// An error of the system, by errno, or of fmmap itself, ready to return.
+[[nodiscard, gnu::cold]] auto failure(int code, std::string_view operation, std::string_view path = {},
+                                      std::optional<byte_range> range = {}, std::string_view hint = {})
+    -> std::unexpected<error>;
+[[nodiscard, gnu::cold]] auto failure(errc code, std::string_view operation, std::string_view path = {},
+                                      std::optional<byte_range> range = {}, std::string_view hint = {})
+    -> std::unexpected<error>;
+
+// Hands an error to the handler of set_dropped_error_handler.
+[[gnu::cold]] void drop(error const& why) noexcept;
+
+// Makes a system call again as long as a signal interrupts it.
+template <class Call>
+auto retry(Call call) {
+  auto outcome = call();
+  while (!outcome && outcome.error() == 4 /* EINTR, the same on every Linux */) {
+    outcome = call();
+  }
+  return outcome;
+}
+
+// The bytes that `range` names in something `size` bytes long; empty when it reaches outside.
+[[nodiscard]] auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval>;
+
+[[nodiscard]] constexpr auto as_range(os::interval bytes) noexcept -> byte_range {
+  return {.offset = bytes.begin, .length = static_cast<std::size_t>(bytes.length())};
+}
+
+inline constexpr os::interval everything{.begin = 0, .end = UINT64_MAX};
+
+// A descriptor that closes itself; a failure of that goes to the dropped-error handler.
+class unique_descriptor {
+public:
+  unique_descriptor() noexcept = default;
+  explicit unique_descriptor(os::descriptor value) noexcept : value_{value} {}
+  unique_descriptor(unique_descriptor&& other) noexcept : value_{other.release()} {}
+  auto operator=(unique_descriptor&& other) noexcept -> unique_descriptor&;
+  ~unique_descriptor();
+
+  [[nodiscard]] auto get() const noexcept -> os::descriptor { return value_; }
+  [[nodiscard]] auto release() noexcept -> os::descriptor { return std::exchange(value_, os::no_descriptor); }
+
+private:
+  os::descriptor value_ = os::no_descriptor;
+};
+
+// One open file description, shared by a file, its mappings and their staged flushes, so that each of them sees a failed
+// sync of the others.
+class open_file {
+public:
+  open_file(unique_descriptor descriptor, std::string path, os::file_status const& status, os::descriptor_access access)
+      : path{std::move(path)}, identity{.device = status.device, .inode = status.inode}, type{status.type},
+        readable{access.read}, writable{access.write}, descriptor_{std::move(descriptor)} {}
+
+  [[nodiscard]] auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
+  [[nodiscard]] auto release() noexcept -> os::descriptor { return descriptor_.release(); }
+  void take(os::descriptor value) noexcept { descriptor_ = unique_descriptor{value}; }
+  [[nodiscard]] auto close() -> result<void>;
+  [[nodiscard]] auto size() const -> result<std::uint64_t>;
+
+  [[nodiscard, gnu::cold]] auto fail(int code, std::string_view operation, std::optional<byte_range> range = {},
+                                     std::string_view hint = {}) const -> std::unexpected<error> {
+    return failure(code, operation, path, range, hint);
+  }
+  [[nodiscard, gnu::cold]] auto fail(errc code, std::string_view operation, std::optional<byte_range> range = {},
+                                     std::string_view hint = {}) const -> std::unexpected<error> {
+    return failure(code, operation, path, range, hint);
+  }
+
+  // Brings `part` of the file to `level`. `mapped` is where the part lies in memory, where it does: then only the part
+  // is written.
+  [[nodiscard]] auto flush(durability level, os::interval part, std::span<std::byte> mapped) -> result<durability>;
+
+  // The first failed sync that no rewrite has made good.
+  [[nodiscard]] auto failed_sync() const -> std::optional<error>;
+
+  // Syncs `part` after it has been dirtied again, and takes it out of what failed syncs may have lost.
+  [[nodiscard]] auto sync_rewritten(os::interval part) -> result<durability>;
+
+  std::string const path;
+  file_identity const identity;
+  os::file_type const type;
+  bool const readable;
+  bool const writable;
+  bool in_memory = false;
+  unique_descriptor unsynced_parent; // of a name that is removed but not durably so
+
+private:
+  [[nodiscard]] auto sync_failure(int code, os::interval part) -> std::unexpected<error>;
+
+  unique_descriptor descriptor_;
+  mutable std::mutex mutex_;
+  std::optional<error> first_failure_;
+  std::vector<os::interval> lost_; // parts of the file that failed syncs may have lost
+};
+
+// A run of the address space that belongs to fmmap; unmapped with the last of its users.
+class region {
+public:
+  region(std::byte* base, std::size_t length, std::size_t unit, os::map_flags flags) noexcept
+      : flags{flags}, base_{base}, length_{length}, unit_{unit} {}
+  region(region const&) = delete;
+  auto operator=(region const&) -> region& = delete;
+  ~region();
+
+  [[nodiscard]] auto base() const noexcept -> std::byte* { return base_; }
+  [[nodiscard]] auto length() const noexcept -> std::size_t { return length_; }
+  // The size of its pages.
+  [[nodiscard]] auto unit() const noexcept -> std::size_t { return unit_; }
+
+  [[nodiscard]] auto unmap() -> os::outcome<void>;
+
+  // Leaves the first `length` bytes to somebody else.
+  void give_up_front(std::size_t length) noexcept;
+
+  // Locks of overlapping parts: the system forgets all locks of a page at the first unlock, so they are counted here.
+  [[nodiscard]] auto lock(os::interval addresses, bool on_fault) -> os::outcome<void>;
+  void unlock(os::interval addresses) noexcept;
+
+  os::map_flags const flags; // what its memory was mapped with
+
+private:
+  std::byte* base_;
+  std::size_t length_;
+  std::size_t unit_;
+  std::mutex mutex_;
+  std::vector<os::interval> locks_;
+};
+
+// What implementation units may do with handles that users may not.
+class handle_access {
+public:
+  static auto state(file const& handle) noexcept -> std::shared_ptr<open_file> const& { return handle.state_; }
+  static auto take(file& handle) noexcept -> std::shared_ptr<open_file> { return std::move(handle.state_); }
+  static auto wrap(std::shared_ptr<open_file> state) noexcept -> file { return file{std::move(state)}; }
+
+  // Maps a file whose size the caller has just asked for.
+  static auto map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options) -> result<mapping>;
+
+  // Changes the length of a mapping of a file that the caller has just resized.
+  static void set_size(mapping& target, std::size_t size) noexcept { target.size_ = size; }
+};
+
+// Opens `path` as file::open does and tells its size, so that a caller that maps it need not ask again.
+struct opened_file {
+  std::shared_ptr<open_file> state;
+  std::uint64_t size;
+  bool created; // by this call
+};
+
+[[nodiscard]] auto open_path(os::descriptor directory, char const* path, open_options const& options, bool exclusive)
+    -> result<opened_file>;
+
+// A directory and the last component of a path in it.
+struct parent_directory {
+  unique_descriptor descriptor;
+  std::string name;
+};
+
+// Opens the directory that `path` lies in, from `directory` on.
+[[nodiscard]] auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory>;
+
+// Transfers all of `bytes`, or as many as there are before the end of the file.
+[[nodiscard]] auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> bytes)
+    -> os::outcome<std::size_t>;
+
+// Puts blocks behind `bytes` of a file `size` bytes long. Returns 0, or the errno of what stopped it; the size is then
+// `size` again.
+[[nodiscard]] auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int;
+
+// How much was written before an error, and the error's errno; 0 when there was none.
+struct written {
+  std::size_t bytes;
+  int error;
+};
+
+[[nodiscard]] auto write_fully(os::descriptor to, std::uint64_t offset, std::span<std::byte const> bytes) -> written;
+
+// A new file that nobody sees until it is complete: it gets its name last, and leaves nothing when it does not.
+class staged_file {
+public:
+  // `name` is the one it is to have in the directory.
+  [[nodiscard]] static auto create(os::descriptor directory, std::string_view name, unsigned permissions)
+      -> os::outcome<staged_file>;
+
+  staged_file(staged_file&& other) noexcept = default;
+  auto operator=(staged_file&& other) -> staged_file& = delete;
+  ~staged_file();
+
+  [[nodiscard]] auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
+
+  // Gives the file its name, which must be free.
+  [[nodiscard]] auto publish() -> os::outcome<void>;
+
+  // Gives the file its name, taking it from whatever has it.
+  [[nodiscard]] auto replace() -> os::outcome<void>;
+
+private:
+  staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named);
+  [[nodiscard]] auto take_temporary_name() -> os::outcome<void>;
+  [[nodiscard]] auto clear_leftover() const -> os::outcome<void>;
+
+  unique_descriptor descriptor_;
+  os::descriptor directory_;
+  std::string name_;
+  std::string temporary_name_;
+  // Whether the directory holds the temporary name; moves with the file.
+  std::unique_ptr<bool> named_;
+};
+
+} // namespace fmmap

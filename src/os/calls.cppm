@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <array>
+#include <cstddef>
+#include <expected>
+#include <string_view>
+
+export module fmmap.os:calls;
+
+export namespace fmmap::os {
+
+// What a system call gave: its value, or the errno it failed with.
+template <class T>
+using outcome = std::expected<T, int>;
+
+// The system calls of the seam, by the names of their manual pages.
+enum class call : unsigned char {
+  openat,
+  openat2,
+  close,
+  fstat,
+  fstatat,
+  fstatfs,
+  fcntl,
+  ioctl,
+  ftruncate,
+  fchmod,
+  fchown,
+  fallocate,
+  lseek,
+  copy_file_range,
+  read,
+  pread,
+  pwrite,
+  fsync,
+  fdatasync,
+  sync_file_range,
+  readlinkat,
+  linkat,
+  renameat,
+  unlinkat,
+  flock,
+  memfd_create,
+  mmap,
+  mremap,
+  munmap,
+  mprotect,
+  madvise,
+  msync,
+  mincore,
+  mlock,
+  munlock,
+  getrlimit,
+  cachestat,
+};
+
+inline constexpr std::array<std::string_view, 37> call_names{
+    "openat",  "openat2",         "close",           "fstat",  "fstatat", "fstatfs",      "fcntl",      "ioctl",    "ftruncate", "fchmod",
+    "fchown",  "fallocate",       "lseek",           "copy_file_range", "read", "pread",     "pwrite",   "fsync",     "fdatasync",
+    "sync_file_range", "readlinkat", "linkat",       "renameat", "unlinkat",   "flock",      "memfd_create", "mmap", "mremap", "munmap",
+    "mprotect", "madvise",        "msync",           "mincore", "mlock",       "munlock",    "getrlimit", "cachestat",
+};
+
+constexpr auto name_of(call c) noexcept -> std::string_view { return call_names[static_cast<std::size_t>(c)]; }
+
+} // namespace fmmap::os

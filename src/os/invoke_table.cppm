@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <concepts>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+// The seam of the build that tests link: every system call passes a table that can count, fail, shorten, delay, kill,
+// record, or declare a feature absent. Nothing is done to a call until a test arms the table.
+export module fmmap.os:invoke;
+
+import :calls;
+
+namespace fmmap::os::seam {
+
+enum class kill_side : unsigned char { before, after };
+
+// What the table does with one kind of call, whenever it is made.
+struct rule {
+  int error = 0;                           // fails with this errno
+  std::uint64_t remaining = 0;             // that many more times
+  std::size_t longest_transfer = SIZE_MAX; // bytes
+  std::chrono::microseconds delay{0};
+};
+
+struct table {
+  std::mutex mutex;
+  std::array<rule, call_names.size()> rules{};
+  std::vector<call> trace;
+  std::uint64_t nth = 0; // the ordinal to disturb, from 1
+  int nth_error = 0;
+  std::uint64_t nth_times = 1; // how many calls from there on
+  std::uint64_t injected = 0;
+  std::uint64_t kill_at = 0;
+  kill_side side = kill_side::before;
+};
+
+std::atomic<bool> armed{false};
+
+auto the_table() -> table& {
+  static table instance;
+  return instance;
+}
+
+// What is to happen to one call.
+struct verdict {
+  int error = 0;
+  bool kill_after = false;
+};
+
+auto enter(call which) -> verdict {
+  auto& state = the_table();
+  std::unique_lock lock{state.mutex};
+  state.trace.push_back(which);
+  auto const ordinal = state.trace.size();
+  if (ordinal == state.kill_at && state.side == kill_side::before) {
+    std::raise(SIGKILL);
+  }
+  verdict result{.error = 0, .kill_after = ordinal == state.kill_at};
+  auto& mine = state.rules[static_cast<std::size_t>(which)];
+  if (mine.remaining > 0) {
+    --mine.remaining;
+    result.error = mine.error;
+  } else if (state.nth != 0 && ordinal >= state.nth && ordinal - state.nth < state.nth_times) {
+    result.error = state.nth_error;
+  }
+  state.injected += result.error != 0 ? 1 : 0;
+  auto const delay = mine.delay;
+  lock.unlock();
+  if (delay.count() > 0) {
+    std::this_thread::sleep_for(delay);
+  }
+  return result;
+}
+
+auto longest_transfer(call which) -> std::size_t {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  return state.rules[static_cast<std::size_t>(which)].longest_transfer;
+}
+
+} // namespace fmmap::os::seam
+
+export namespace fmmap::os {
+
+template <std::invocable Call>
+auto invoke(call which, Call real) noexcept -> outcome<decltype(real())> {
+  seam::verdict planned;
+  if (seam::armed.load(std::memory_order_relaxed)) [[unlikely]] {
+    planned = seam::enter(which);
+  }
+  // A close that fails has closed all the same on Linux, so the table lets it happen before it reports the failure.
+  if (planned.error != 0 && which != call::close) {
+    return std::unexpected(planned.error);
+  }
+  auto const value = real();
+  auto const error = planned.error != 0 ? planned.error : errno;
+  if (planned.kill_after) {
+    std::raise(SIGKILL);
+  }
+  if (value == -1 || planned.error != 0) {
+    return std::unexpected(error);
+  }
+  return value;
+}
+
+template <std::invocable<std::size_t> Call>
+auto invoke_transfer(call which, std::size_t length, Call real) noexcept -> outcome<std::size_t> {
+  auto allowed = length;
+  if (seam::armed.load(std::memory_order_relaxed)) [[unlikely]] {
+    allowed = std::min(length, seam::longest_transfer(which));
+  }
+  return invoke(which, [&] { return real(allowed); });
+}
+
+} // namespace fmmap::os
+
+// What a test says to the table. Ordinals count the calls made since `arm`, from 1, over all threads.
+export namespace fmmap::os::seam {
+
+inline constexpr std::uint64_t every_time = UINT64_MAX;
+
+// Forgets all plans and records, and starts counting.
+void arm() {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  state.rules.fill({});
+  state.trace.clear();
+  state.nth = state.kill_at = state.injected = 0;
+  armed = true;
+}
+
+// Lets every call through again; what was recorded stays readable until the next `arm`.
+void disarm() { armed = false; }
+
+// The `nth` call, and with `times` that many from there on, fails with `error` and is not made.
+void fail_nth(std::uint64_t nth, int error, std::uint64_t times = 1) {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  state.nth = nth;
+  state.nth_error = error;
+  state.nth_times = times;
+}
+
+// The next `times` calls of one kind fail with `error`.
+void fail(call which, int error, std::uint64_t times = every_time) {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  auto& mine = state.rules[static_cast<std::size_t>(which)];
+  mine.error = error;
+  mine.remaining = times;
+}
+
+// The system looks like one that does not have this call.
+void pretend_absent(call which) { fail(which, ENOSYS); }
+
+// Each call of one kind transfers at most `longest` bytes.
+void shorten(call which, std::size_t longest) {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  state.rules[static_cast<std::size_t>(which)].longest_transfer = longest;
+}
+
+// Each call of one kind is preceded by a pause.
+void delay(call which, std::chrono::microseconds pause) {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  state.rules[static_cast<std::size_t>(which)].delay = pause;
+}
+
+// The process kills itself before or after the `nth` call.
+void kill_at(std::uint64_t nth, bool after = false) {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  state.kill_at = nth;
+  state.side = after ? kill_side::after : kill_side::before;
+}
+
+// The calls made since `arm`, in order.
+auto calls() -> std::vector<call> {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  return state.trace;
+}
+
+// How many calls the table has failed since `arm`.
+auto injected() -> std::uint64_t {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  return state.injected;
+}
+
+} // namespace fmmap::os::seam

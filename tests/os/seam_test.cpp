@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+#include <boost/test/unit_test.hpp>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <expected>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "support/scratch.hpp"
+
+import fmmap.os;
+
+namespace os = fmmap::os;
+namespace seam = fmmap::os::seam;
+
+namespace {
+
+struct armed {
+  armed() { seam::arm(); }
+  armed(armed const&) = delete;
+  auto operator=(armed const&) -> armed& = delete;
+  ~armed() { seam::disarm(); }
+};
+
+auto open_for_writing(std::filesystem::path const& path) -> os::descriptor {
+  return os::open(os::working_directory, path.c_str(), {.write = true}, 0).value();
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(the_seam)
+
+BOOST_AUTO_TEST_CASE(every_call_has_a_name_of_its_own) {
+  for (std::size_t i = 0; i < os::call_names.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      BOOST_TEST(os::call_names[i] != os::call_names[j]);
+    }
+  }
+  BOOST_TEST(os::name_of(os::call::openat) == "openat");
+  BOOST_TEST(os::name_of(os::call::munlock) == "munlock");
+  BOOST_TEST(os::name_of(os::call::cachestat) == "cachestat");
+}
+
+BOOST_AUTO_TEST_CASE(it_records_the_calls_made_in_order) {
+  scratch const s;
+  auto const path = s.file("data", "0123456789");
+  armed const table;
+  auto const file = open_for_writing(path);
+  BOOST_TEST(os::status(file)->size == 10U);
+  BOOST_TEST(os::close(file).has_value());
+  auto const calls = seam::calls();
+  BOOST_REQUIRE(calls.size() == 3U);
+  BOOST_TEST((calls[0] == os::call::openat));
+  BOOST_TEST((calls[1] == os::call::fstat));
+  BOOST_TEST((calls[2] == os::call::close));
+}
+
+BOOST_AUTO_TEST_CASE(it_fails_the_nth_call_once_or_from_there_on) {
+  scratch const s;
+  auto const file = open_for_writing(s.file("data", "0123456789"));
+  {
+    armed const table;
+    seam::fail_nth(2, EIO);
+    BOOST_TEST(os::sync(file).has_value());
+    BOOST_TEST(os::sync(file).error() == EIO);
+    BOOST_TEST(os::sync(file).has_value());
+    BOOST_TEST(seam::injected() == 1U);
+  }
+  {
+    armed const table;
+    seam::fail_nth(2, ENOSPC, seam::every_time);
+    BOOST_TEST(os::sync(file).has_value());
+    BOOST_TEST(os::sync(file).error() == ENOSPC);
+    BOOST_TEST(os::sync(file).error() == ENOSPC);
+  }
+  BOOST_TEST(os::close(file).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(a_failed_call_is_not_made_except_a_close) {
+  scratch const s;
+  auto const path = s.file("data", "0123456789");
+  auto const file = open_for_writing(path);
+  armed const table;
+  seam::fail(os::call::ftruncate, EIO);
+  BOOST_TEST(os::set_size(file, 3).error() == EIO);
+  BOOST_TEST(read_back(path) == "0123456789");
+  seam::fail(os::call::close, EIO);
+  BOOST_TEST(os::close(file).error() == EIO);
+  BOOST_TEST(::close(file) == -1); // it is closed already
+}
+
+BOOST_AUTO_TEST_CASE(it_shortens_transfers) {
+  scratch const s;
+  auto const file = open_for_writing(s.file("data", "0123456789"));
+  armed const table;
+  seam::shorten(os::call::pread, 4);
+  std::array<std::byte, 10> buffer{};
+  BOOST_TEST(os::read_at(file, 0, buffer).value() == 4U);
+  BOOST_TEST(os::close(file).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(it_makes_a_feature_look_absent) {
+  armed const table;
+  seam::pretend_absent(os::call::memfd_create);
+  BOOST_TEST(os::memory_file("x", false).error() == ENOSYS);
+}
+
+BOOST_AUTO_TEST_CASE(it_kills_the_process_before_or_after_a_call) {
+  for (bool const after : {false, true}) {
+    scratch const s;
+    auto const path = s.file("data", "0123456789");
+    auto const child = ::fork();
+    if (child == 0) {
+      auto const file = open_for_writing(path);
+      seam::arm();
+      seam::kill_at(1, after);
+      (void)os::set_size(file, 3);
+      ::_exit(0);
+    }
+    int status = 0;
+    BOOST_REQUIRE(::waitpid(child, &status, 0) == child);
+    BOOST_TEST(WIFSIGNALED(status));
+    BOOST_TEST(WTERMSIG(status) == SIGKILL);
+    BOOST_TEST(read_back(path) == (after ? "012" : "0123456789"));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+// A folder of its own for a test, gone with it. Below FMMAP_SCRATCH when set, else below the working directory, which
+// CTest makes one in the build folder: on a real file system, where memory is not.
+class scratch {
+public:
+  scratch() {
+    auto const* const base = std::getenv("FMMAP_SCRATCH");
+    auto pattern = (std::filesystem::path{base == nullptr ? "." : base} / "scratch-XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) {
+      throw std::runtime_error("cannot create " + pattern);
+    }
+    folder_ = std::filesystem::absolute(pattern);
+  }
+
+  scratch(scratch const&) = delete;
+  auto operator=(scratch const&) -> scratch& = delete;
+
+  ~scratch() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+
+  [[nodiscard]] auto folder() const -> std::filesystem::path const& { return folder_; }
+  [[nodiscard]] auto operator/(std::string_view name) const -> std::filesystem::path { return folder_ / name; }
+
+  // Creates a file with this content and returns its path.
+  [[nodiscard]] auto file(std::string_view name, std::string_view content) const -> std::filesystem::path {
+    auto const path = folder_ / name;
+    std::ofstream{path, std::ios::binary}.write(content.data(), static_cast<std::streamsize>(content.size()));
+    return path;
+  }
+
+private:
+  std::filesystem::path folder_;
+};
+
+inline auto read_back(std::filesystem::path const& path) -> std::string {
+  std::ifstream in{path, std::ios::binary};
+  return {std::istreambuf_iterator<char>{in}, {}};
+}
+
+inline auto text_of(std::span<std::byte const> bytes) -> std::string_view {
+  return {reinterpret_cast<char const*>(bytes.data()), bytes.size()};
+}
+
+inline auto bytes_of(std::string_view text) -> std::span<std::byte const> {
+  return {reinterpret_cast<std::byte const*>(text.data()), text.size()};
+}
+
+// Bytes that differ by position, so that a wrong offset shows.
+inline auto pattern(std::size_t size, std::uint64_t seed = 0) -> std::string {
+  std::string bytes(size, '\0');
+  for (std::size_t i = 0; i < size; ++i) {
+    auto const mixed = (i + seed + 1) * 0x9e37'79b9'7f4a'7c15;
+    bytes[i] = static_cast<char>(mixed >> 56);
+  }
+  return bytes;
+}
