@@ -79,8 +79,10 @@ make_system() {
 # Runs command $2 as user $1 in the new system, as after a login. It has namespaces of its own: its mounts and whatever
 # it leaves running end with it, so there is nothing to unmount, and removing the system can reach nothing outside it.
 # The system is the root of that namespace and not a chroot, for in a chroot a test could make no user namespace.
+# With $offline set there is no network.
+offline=
 inside() {
-  unshare --mount --propagation private --pid --fork --kill-child sh -euc '
+  unshare --mount --propagation private --pid --fork --kill-child ${offline:+--net} sh -euc '
     mount --bind "$1" "$1"
     mount --rbind /dev "$1/dev"
     mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm"
@@ -130,29 +132,35 @@ check_readme() {
   mapfile -t commands < <(readme_commands)
   ((${#commands[@]} == 2)) || die "README.md gives ${#commands[@]} commands from setup.sh on, where it promises two"
   step "first command" root "${commands[0]}"
-  shown+=("$(sed -n '/^setup: shown:$/,$ { s/^setup:   /          /p }' "$work/log")")
+  mapfile -t -O "${#shown[@]}" shown < <(sed -n 's/^setup:   /        /p' "$work/log")
   step "second command" newcomer "${commands[1]}"
   note_tests
-  step "first command again" newcomer "${commands[0]}"
+  offline=yes step "first command again" newcomer "${commands[0]}"
   grep -qx 'setup: everything is installed' "$work/log" || die "setup.sh found something to install a second time"
-  shown+=("        nothing was installed, without root, sudo and network")
+  shown+=("        nothing was installed; there was no root, no sudo and no network")
 }
 
-# Builds and tests with the compiler $1 and with nothing of CMakePresets.json.
+# Builds and tests with the compiler $1, and with nothing of CMakePresets.json.
 check_compiler() {
   local -r cxx=$1
-  step "$cxx" newcomer "cmake -G Ninja -B build/$cxx -DCMAKE_CXX_COMPILER=$cxx -DFMMAP_BUILD_TESTS=ON &&
-    cmake --build build/$cxx && ctest --test-dir build/$cxx --output-on-failure --no-tests=error -j 2"
+  step "$cxx" newcomer \
+    "cmake -G Ninja -B build/$cxx -DCMAKE_CXX_COMPILER=$cxx -DFMMAP_BUILD_TESTS=ON -DFMMAP_REQUIRE_ALL=ON"
+  step "$cxx" newcomer "cmake --build build/$cxx"
+  step "$cxx" newcomer "ctest --test-dir build/$cxx --output-on-failure --no-tests=error -j 2"
   note_tests
 }
+
+# Prints the newest program in the system whose name is $1, a hyphen and a version.
+newest() { find "$root/usr/bin" -name "$1-[1-9][0-9]" -printf '%f\n' | sort -V | tail -n 1; }
 
 check_compilers() {
   local gxx clangxx
   step "installation" root "tools/setup.sh --no-build"
-  gxx=$(cd "$root/usr/bin" && ls g++-[1-9][0-9] | sort -V | tail -n 1)
-  clangxx=$(cd "$root/usr/bin" && ls clang++-[1-9][0-9] | sort -V | tail -n 1)
+  gxx=$(newest g++)
+  clangxx=$(newest clang++)
+  [[ ${gxx#g++-} -ge 15 && ${clangxx#clang++-} -ge 20 ]] || die "wants g++ >= 15 and clang >= 20, finds $gxx, $clangxx"
   step "versions" newcomer "$gxx --version; $clangxx --version; cmake --version; ninja --version"
-  [[ ${gxx#g++-} -ge 15 && ${clangxx#clang++-} -ge 20 ]] || die "g++ >= 15 and clang >= 20 are wanted"
+  mapfile -t -O "${#shown[@]}" shown < <(sed -nE '/^(g\+\+|Debian clang|cmake) /s/^/        /p' "$work/log")
   check_compiler "$gxx"
   check_compiler "$clangxx"
 }
