@@ -160,7 +160,7 @@ check_compilers() {
   clangxx=$(newest clang++)
   [[ ${gxx#g++-} -ge 15 && ${clangxx#clang++-} -ge 20 ]] || die "wants g++ >= 15 and clang >= 20, finds $gxx, $clangxx"
   step "versions" newcomer "$gxx --version; $clangxx --version; cmake --version; ninja --version"
-  mapfile -t -O "${#shown[@]}" shown < <(sed -nE '/^(g\+\+|Debian clang|cmake) /s/^/        /p' "$work/log")
+  mapfile -t -O "${#shown[@]}" shown < <(sed -nE '/^(g\+\+-|Debian clang|cmake)/s/^/        /p' "$work/log")
   check_compiler "$gxx"
   check_compiler "$clangxx"
 }
