@@ -39,7 +39,7 @@ command -v apt-get >/dev/null ||
 system=$(. /etc/os-release && echo "$PRETTY_NAME")
 suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 
-installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+installed() { [[ " $(dpkg-query -W -f '${db:Status-Status} ' "$1" 2>/dev/null)" == *" installed "* ]]; }
 
 newest_clang() { sed -n 's/^clang-\([2-9][0-9]\)$/\1/p' | sort -n | tail -n 1; }
 
@@ -116,7 +116,7 @@ SOURCE
 cmake_on_offer() {
   if new_enough "$(apt-cache policy cmake | sed -n 's/^ *Candidate: \([0-9].*\)/\1/p')"; then
     echo cmake
-  elif apt-cache madison cmake | grep -q bookworm-backports; then
+  elif [[ $(apt-cache madison cmake) == *bookworm-backports* ]]; then
     echo cmake/bookworm-backports cmake-data/bookworm-backports
   fi
 }
@@ -142,8 +142,8 @@ llvm=$(llvm_version)
 needed=$(missing "$llvm")
 if [[ $needed ]]; then
   ((EUID == 0)) || command -v sudo >/dev/null ||
-    die "packages are missing and there is no sudo; as root run: tools/setup.sh --no-build," \
-      "or: apt-get install --no-install-recommends" $needed
+    die "packages are missing and there is no sudo; as root run: tools/setup.sh --no-build, or (on Debian 12 with" \
+      "bookworm-backports, for CMake): apt-get install --no-install-recommends" $needed
   refresh_lists
   llvm=$(llvm_version)
   [[ $llvm ]] || die "this system's package sources have no clang >= 20"
