@@ -63,6 +63,9 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
   auto const opened = retry([&] {
     return os::open(os::working_directory, path.c_str(), {.no_follow = options.symlinks == symlinks::refuse_last}, 0);
   });
+  if (!opened && opened.error() == ELOOP && options.symlinks == symlinks::refuse_last) {
+    return failure(errc::symbolic_link, "open", path.native());
+  }
   if (!opened) {
     return fail(opened.error());
   }
