@@ -54,7 +54,8 @@ inline auto mount_ext4(std::filesystem::path const& image, std::filesystem::path
   }
   std::ofstream{image};
   std::filesystem::resize_file(image, size);
-  if (std::system(("PATH=$PATH:/usr/sbin:/sbin; mkfs.ext4 -q -F -m 0 -b 1024 -I 128 -O ^has_journal '" + image.string() + "' >/dev/null 2>&1")
+  if (std::system(("PATH=$PATH:/usr/sbin:/sbin; mkfs.ext4 -q -F -m 0 -b 1024 -I 128 -O ^has_journal '" +
+                   image.string() + "' >/dev/null 2>&1")
                       .c_str()) != 0) {
     return "no mkfs.ext4";
   }

@@ -107,7 +107,8 @@ inline void skip(std::string_view reason) { std::cout << "SKIP: " << reason << s
 // For good, in a child: from root to the user nobody.
 inline auto become_ordinary_user() -> bool {
   constexpr uid_t nobody = 65534;
-  return ::setgroups(0, nullptr) == 0 && ::setresgid(nobody, nobody, nobody) == 0 && ::setresuid(nobody, nobody, nobody) == 0;
+  return ::setgroups(0, nullptr) == 0 && ::setresgid(nobody, nobody, nobody) == 0 &&
+         ::setresuid(nobody, nobody, nobody) == 0;
 }
 
 inline void limit(int what, rlim_t value) {

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <ranges>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <boost/test/unit_test.hpp>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "support/mounts.hpp"
+#include "support/process.hpp"
+#include "support/scratch.hpp"
+
+import fmmap.core;
+import fmmap.os;
+
+using fmmap::access;
+using fmmap::durability;
+using fmmap::errc;
+using fmmap::file;
+using fmmap::or_throw;
+namespace os = fmmap::os;
+namespace seam = fmmap::os::seam;
+
+namespace {
+
+struct armed {
+  armed() { seam::arm(); }
+  armed(armed const&) = delete;
+  auto operator=(armed const&) -> armed& = delete;
+  ~armed() { seam::disarm(); }
+};
+
+template <class T, class Code>
+auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
+  return !outcome && outcome.error() == code;
+}
+constexpr std::size_t mebibyte = std::size_t{1} << 20;
+constexpr auto full = std::errc::no_space_on_device;
+
+auto entries_in(std::filesystem::path const& folder) -> std::string {
+  std::vector<std::string> names;
+  for (auto const& entry : std::filesystem::directory_iterator{folder}) {
+    names.push_back(entry.path().filename());
+  }
+  std::ranges::sort(names);
+  std::string all;
+  for (auto const& name : names) {
+    all += name + ' ';
+  }
+  return all;
+}
+
+auto free_bytes(std::filesystem::path const& folder) -> std::uintmax_t { return std::filesystem::space(folder).free; }
+
+// A small file system to fill, each in a process that alone sees it mounted.
+enum class kind { tmpfs, ext4 };
+
+void on_small_disk(kind which, std::function<void(findings&, std::filesystem::path const&)> const& body) {
+  scratch const s;
+  std::filesystem::create_directory(s / "disk");
+  BOOST_TEST_CONTEXT((which == kind::tmpfs ? "tmpfs" : "ext4")) {
+    BOOST_TEST(found_in_child([&](findings& found) {
+                 auto problem = own_mounts();
+                 if (problem.empty()) {
+                   problem = which == kind::tmpfs ? mount_tmpfs(s / "disk", "size=8m,nr_inodes=20")
+                                                  : mount_ext4(s / "image", s / "disk", 12 * mebibyte);
+                 }
+                 if (!problem.empty()) {
+                   found.skip(std::string{which == kind::tmpfs ? "a small tmpfs: " : "a small ext4: "} + problem);
+                   return;
+                 }
+                 std::error_code ignored;
+                 std::filesystem::remove(s / "disk/lost+found", ignored);
+                 body(found, s / "disk");
+                 ::umount2((s / "disk").c_str(), MNT_DETACH);
+               }) == "");
+  }
+}
+
+void on_small_disks(std::function<void(findings&, std::filesystem::path const&)> const& body) {
+  on_small_disk(kind::tmpfs, body);
+  on_small_disk(kind::ext4, body);
+}
+
+// Leaves about `left` bytes.
+void fill_up(std::filesystem::path const& folder, std::uintmax_t left) {
+  auto ballast = or_throw(file::open(folder / "ballast", {.access = access::read_write, .create = true}));
+  auto const size = or_throw(ballast.size());
+  or_throw(ballast.allocate({.offset = size, .length = static_cast<std::size_t>(free_bytes(folder) - left)}));
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(a_full_disk)
+
+BOOST_AUTO_TEST_CASE(fails_allocate_and_leaves_size_content_and_space) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    for (bool const emulated : {false, true}) {
+      armed const table;
+      if (emulated) {
+        seam::fail(os::call::fallocate, EOPNOTSUPP);
+      }
+      auto f = or_throw(file::open(disk / "f", {.access = access::read_write, .create = true}));
+      or_throw(f.write_at(0, bytes_of(pattern(1000))));
+      or_throw(f.sync());
+      auto const before = free_bytes(disk);
+      found.expect(fails(f.allocate({.offset = 0, .length = 100 * mebibyte}), full), "allocate");
+      found.expect(or_throw(f.size()) == 1000, "size");
+      found.expect(read_back(disk / "f") == pattern(1000), "content");
+      or_throw(f.sync());
+      found.expect(free_bytes(disk) + 65'536 > before, "space");
+    }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_write_at_and_says_how_far_it_came) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    auto f = or_throw(file::create_new(disk / "f"));
+    auto const content = pattern(20 * mebibyte);
+    auto const outcome = f.write_at(0, bytes_of(content));
+    found.expect(fails(outcome, full), "write");
+    auto const range = !outcome ? outcome.error().range() : std::nullopt;
+    found.expect(range && range->offset + range->length == content.size(), "the rest");
+    found.expect(range && or_throw(f.size()) == range->offset, "size");
+    found.expect(read_back(disk / "f") == content.substr(0, range->offset), "content");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_resize_of_a_mapped_file_and_leaves_it_usable) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    auto f = or_throw(fmmap::mutable_mapped_file::create(disk / "f", {.size = 1000, .reserve = 64 * mebibyte}));
+    f.write_at(0, bytes_of(pattern(1000)));
+    auto const* const base = f.bytes().data();
+    auto const before = free_bytes(disk);
+    found.expect(fails(f.resize(50 * mebibyte), full), "inside the reservation");
+    found.expect(fails(f.resize(100 * mebibyte), full), "past it");
+    found.expect(f.size() == 1000 && std::filesystem::file_size(disk / "f") == 1000, "size");
+    found.expect(f.bytes().data() == base && text_of(f.bytes()) == pattern(1000), "content");
+    found.expect(free_bytes(disk) + 65'536 > before, "space");
+    or_throw(f.resize(2 * mebibyte));
+    std::ranges::fill(f.writable_bytes(), std::byte{1}); // blocks are there: no SIGBUS
+    or_throw(f.close());
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_append_and_holds_no_space_for_it) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    auto f = or_throw(fmmap::mutable_mapped_file::create(disk / "f", {.reserve = 64 * mebibyte}));
+    (void)or_throw(f.append(bytes_of(pattern(1000))));
+    auto const* const base = f.bytes().data();
+    or_throw(f.shrink_to_fit());
+    auto const before = free_bytes(disk);
+    found.expect(fails(f.append(bytes_of(pattern(30 * mebibyte))), full), "append");
+    found.expect(f.size() == 1000 && std::filesystem::file_size(disk / "f") == 1000, "size");
+    found.expect(f.bytes().data() == base && text_of(f.bytes()) == pattern(1000), "content");
+    found.expect(free_bytes(disk) + 65'536 > before, "space");
+    // What fits is appended to the last byte, with no room ahead; ext4 keeps a part of the space to itself.
+    std::size_t appended = 0;
+    while (f.append(bytes_of(pattern(10'000)))) {
+      ++appended;
+    }
+    found.expect(appended * 10'000 + 600'000 > before, "the disk could be filled");
+    found.expect(f.size() == 1000 + appended * 10'000, "size when full");
+    found.expect(std::filesystem::file_size(disk / "f") == f.size(), "size of the file when full");
+    found.expect(text_of(f.bytes()).substr(f.size() - 10'000) == pattern(10'000), "content when full");
+    or_throw(f.resize(1000));
+    (void)or_throw(f.append(bytes_of(pattern(mebibyte)))); // and there is space again
+    or_throw(f.close());
+  });
+}
+
+BOOST_AUTO_TEST_CASE(leaves_nothing_of_an_append_that_allocated_only_a_part) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    auto f = or_throw(fmmap::mutable_mapped_file::create(disk / "f", {.reserve = 64 * mebibyte}));
+    (void)or_throw(f.append(bytes_of(pattern(mebibyte))));
+    or_throw(f.shrink_to_fit());
+    fill_up(disk, mebibyte); // less than it would allocate ahead
+    auto const before = free_bytes(disk);
+    (void)or_throw(f.append(bytes_of(pattern(300'000))));
+    found.expect(free_bytes(disk) + 400'000 > before, "nothing held but what was appended");
+    found.expect(fails(f.append(bytes_of(pattern(2 * mebibyte))), full), "append");
+    found.expect(free_bytes(disk) + 400'000 > before, "nor after a failure");
+    or_throw(f.close());
+    found.expect(std::filesystem::file_size(disk / "f") == mebibyte + 300'000, "size");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_creation_and_leaves_no_file) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    found.expect(fails(fmmap::mutable_mapped_file::create(disk / "f", {.size = 100 * mebibyte}), full), "create");
+    found.expect(fails(fmmap::mutable_mapped_file::open(disk / "f", {.size = 100 * mebibyte}), full), "open");
+    found.expect(entries_in(disk).empty(), "no file");
+    {
+      auto const empty = or_throw(file::create_new(disk / "empty"));
+    }
+    found.expect(fails(fmmap::mutable_mapped_file::open(disk / "empty", {.size = 100 * mebibyte}), full),
+                 "open an empty one");
+    found.expect(std::filesystem::file_size(disk / "empty") == 0, "still empty");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_replace_file_and_leaves_the_old_content) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    or_throw(fmmap::replace_file(disk / "f", 1000, [](std::span<std::byte> fresh) { fresh[0] = std::byte{1}; }));
+    auto const old = read_back(disk / "f");
+    for (bool const emulated : {false, true}) {
+      armed const table;
+      if (emulated) {
+        seam::fail(os::call::fallocate, EOPNOTSUPP);
+      }
+      bool filled = false;
+      auto const outcome =
+          fmmap::replace_file(disk / "f", 100 * mebibyte, [&](std::span<std::byte>) { filled = true; });
+      found.expect(fails(outcome, full), "replace");
+      found.expect(!filled, "nothing was filled");
+      found.expect(read_back(disk / "f") == old, "content");
+      found.expect(entries_in(disk) == "f ", "no leftover");
+    }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_clone_to_and_leaves_no_file) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    scratch const elsewhere;
+    auto const f = or_throw(file::open(elsewhere.file("big", pattern(20 * mebibyte))));
+    found.expect(fails(f.clone_to(disk / "copy"), full), "from another disk");
+    auto here = or_throw(file::create_new(disk / "f"));
+    or_throw(here.write_at(0, bytes_of(pattern(6 * mebibyte))));
+    found.expect(fails(here.clone_to(disk / "copy"), full), "on the same disk");
+    found.expect(entries_in(disk) == "f ", "no leftover");
+    found.expect(read_back(disk / "f") == pattern(6 * mebibyte), "content");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(without_inodes_left_fails_creation_and_nothing_else) {
+  on_small_disk(kind::tmpfs, [](findings& found, std::filesystem::path const& disk) {
+    auto f = or_throw(fmmap::mutable_mapped_file::create(disk / "f", {.size = 10}));
+    for (int i = 0; file::create_new(disk / ("x" + std::to_string(i))); ++i) {
+    }
+    auto const before = entries_in(disk);
+    found.expect(fails(file::create_new(disk / "g"), full), "create_new");
+    found.expect(fails(file::temporary(disk), full), "temporary");
+    found.expect(fails(f.as_file().clone_to(disk / "g"), full), "clone_to");
+    found.expect(fails(fmmap::mutable_mapped_file::create(disk / "g", {.size = 10}), full), "create");
+    found.expect(fails(fmmap::replace_file(disk / "f", 10, [](std::span<std::byte>) {}), full), "replace_file");
+    (void)or_throw(f.append(bytes_of("abc")));
+    or_throw(f.resize(100'000));
+    found.expect(entries_in(disk) == before, "no leftover");
+  });
+}
+
+BOOST_AUTO_TEST_SUITE_END()
