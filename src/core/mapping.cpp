@@ -270,6 +270,9 @@ auto mapping::map(file const& from, map_options options) -> result<mapping> {
   if (!state->readable) {
     return state->fail(EACCES, "map", options.range, "the descriptor was opened for writing only");
   }
+  if (state->type == os::file_type::character_device && options.range.length != to_end) {
+    return handle_access::map(state, os::largest_offset, options); // a device has no size to hold the range against
+  }
   auto const size = state->size();
   if (!size) {
     return std::unexpected(size.error());
