@@ -12,7 +12,9 @@ if(FMMAP_RUN_CLANG_TIDY)
   add_custom_target(
     tidy
     COMMAND
-      "${FMMAP_RUN_CLANG_TIDY}" -quiet -p "${PROJECT_BINARY_DIR}" "^${PROJECT_SOURCE_DIR}/(modules|src)/"
+      "${CMAKE_COMMAND}" -DFROM=${PROJECT_BINARY_DIR} -DTO=${PROJECT_BINARY_DIR}/tidy
+      -P "${CMAKE_CURRENT_LIST_DIR}/TidyCommands.cmake"
+    COMMAND "${FMMAP_RUN_CLANG_TIDY}" -quiet -p "${PROJECT_BINARY_DIR}/tidy"
     DEPENDS ${libraries}
     WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
     COMMENT "clang-tidy over modules/ and src/"

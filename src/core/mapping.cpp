@@ -30,6 +30,11 @@ constexpr std::size_t huge_unit = std::size_t{2} << 20;
 
 auto address_of(std::byte const* p) noexcept -> std::uint64_t { return reinterpret_cast<std::uintptr_t>(p); }
 
+// The bytes of the pages that `size` bytes from the start of a page take.
+auto whole_pages(std::size_t size, std::size_t unit) noexcept -> std::size_t {
+  return static_cast<std::size_t>(os::outward({.begin = 0, .end = size}, unit).end);
+}
+
 auto path_of(std::shared_ptr<open_file> const& from) -> std::string_view {
   return from ? std::string_view{from->path} : std::string_view{};
 }
@@ -74,13 +79,10 @@ auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_pt
     (void)os::unmap(*held, wanted.reserved);
     return std::unexpected(EEXIST);
   }
-  auto* const base =
-      wanted.address != nullptr
-          ? *held
-          : *held + static_cast<std::ptrdiff_t>(*os::congruent(address_of(*held), wanted.file_offset, huge_unit) -
-                                                address_of(*held));
-  auto const before = static_cast<std::size_t>(base - *held);
+  auto const before =
+      slack == 0 ? 0 : static_cast<std::size_t>(os::gap_to_congruent(address_of(*held), wanted.file_offset, huge_unit));
   auto const after = slack - before;
+  auto* const base = *held + before;
   if (before > 0) {
     (void)os::unmap(*held, before);
   }
@@ -178,12 +180,12 @@ auto advice_value_of(advice what) noexcept -> int {
 
 } // namespace
 
-auto to_string(advice what) noexcept -> std::string_view {
+auto to_string(advice a) noexcept -> std::string_view {
   constexpr std::array<std::string_view, 20> names{
       "normal",         "sequential", "random",       "will_need", "dont_need", "cold",    "page_out",
       "populate_read",  "populate_write", "huge_page", "no_huge_page", "collapse", "dont_fork", "do_fork",
       "wipe_on_fork",   "keep_on_fork", "dont_dump",  "do_dump",   "mergeable", "unmergeable"};
-  auto const index = static_cast<std::size_t>(what);
+  auto const index = static_cast<std::size_t>(a);
   return index < names.size() ? names[index] : "unknown";
 }
 
@@ -393,8 +395,8 @@ auto mapping::resize_anonymous(std::size_t size) -> result<void> {
     return {};
   }
   auto const unit = region_->unit();
-  auto const old_pages = static_cast<std::size_t>(*os::round_up(size_, unit));
-  auto const new_pages = static_cast<std::size_t>(*os::round_up(size, unit));
+  auto const old_pages = whole_pages(size_, unit);
+  auto const new_pages = whole_pages(size, unit);
   auto flags = region_->flags;
   flags.replace = true;
   if (new_pages > old_pages) {
@@ -495,7 +497,7 @@ auto mapping::protect(fmmap::access access, bool executable) -> result<void> {
     }
   }
   // The reserve of a file is part of its mapping and gets its protection; that of anonymous memory stays inaccessible.
-  auto const length = !region_ ? 0 : file_ ? region_->length() : static_cast<std::size_t>(*os::round_up(size_, region_->unit()));
+  auto const length = !region_ ? 0 : file_ ? region_->length() : whole_pages(size_, region_->unit());
   if (length > 0) {
     if (auto const done = os::protect(region_->base(), length, protection_for(access, executable)); !done) {
       return fail(done.error());
@@ -511,7 +513,7 @@ namespace {
 // The pages around `part` of the bytes at `data`, as addresses.
 auto pages_around(std::byte const* data, os::interval part, std::size_t unit) -> os::interval {
   auto const begin = address_of(data);
-  return *os::outward({.begin = begin + part.begin, .end = begin + part.end}, unit);
+  return os::outward({.begin = begin + part.begin, .end = begin + part.end}, unit);
 }
 
 auto pointer_to(std::uint64_t address) -> std::byte* { return reinterpret_cast<std::byte*>(address); }
@@ -754,8 +756,7 @@ auto mapping::rewrite(byte_range range) -> result<durability> {
     for (auto at = part->begin; at < part->end; at = os::round_down(offset_ + at, page) + page - offset_) {
       std::atomic_ref{*reinterpret_cast<unsigned char*>(data_ + at)}.fetch_or(0, std::memory_order_relaxed);
     }
-    covered.begin = os::round_down(covered.begin, page);
-    covered.end = *os::round_up(covered.end, page);
+    covered = os::outward(covered, page);
   }
   if (covered.end >= *file_size) {
     covered.end = everything.end; // past the end there is nothing that could have been lost
