@@ -30,7 +30,7 @@ struct view_options {
 /// the object; moving it keeps them.
 class file_view {
 public:
-  /// Reads or maps the file at `path`. Reading a pipe blocks until its other end is closed.
+  /// Reads or maps the file at `path`. Reading a pipe waits for a writer and blocks until the last one has gone.
   ///
   /// Errors: `std::errc::is_a_directory`, or what open(2) and read(2) report.
   [[nodiscard]] static auto open(std::filesystem::path const& path, view_options options = {}) -> result<file_view>;

@@ -157,6 +157,7 @@ private:
                                         bool exclusive) -> result<mutable_mapped_file>;
   [[nodiscard]] auto grow_view(std::uint64_t size) -> result<void>;
   [[nodiscard]] auto allocate_ahead(std::uint64_t size) -> int;
+  void undo_growth() noexcept;
   void clear_tail(std::uint64_t size) noexcept;
   void finish() noexcept;
 

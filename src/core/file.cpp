@@ -26,6 +26,7 @@ namespace fmmap {
 
 namespace {
 
+constexpr int most_attempts = 100;
 constexpr std::size_t transfer_size = std::size_t{1} << 20; // bytes a copy through memory moves at a time
 
 auto has_nul(std::string_view path) -> bool { return path.find('\0') != std::string_view::npos; }
@@ -33,8 +34,17 @@ auto has_nul(std::string_view path) -> bool { return path.find('\0') != std::str
 // What openat2 does, for systems without it: every component on its own, no link followed, no step out.
 auto open_step_by_step(os::descriptor directory, std::string_view path, os::open_flags flags, unsigned permissions)
     -> os::outcome<os::descriptor> {
+  if (path.empty()) {
+    return std::unexpected(ENOENT);
+  }
   if (path.starts_with('/') && flags.beneath) {
     return std::unexpected(EXDEV);
+  }
+  if (path.ends_with('/')) { // names a directory
+    if (flags.create) {
+      return std::unexpected(EISDIR);
+    }
+    flags.directory = true;
   }
   auto const start = path.starts_with('/') ? "/" : ".";
   auto here = os::open(directory, start, {.directory = true, .path_only = true}, 0);
@@ -49,13 +59,13 @@ auto open_step_by_step(os::descriptor directory, std::string_view path, os::open
     flags.no_follow = true;
     auto const last = path.find_first_not_of('/') == std::string_view::npos;
     auto const step = last ? flags : os::open_flags{.directory = true, .path_only = true, .no_follow = true};
-    here = os::open(current.get(), component.empty() ? "." : component.c_str(), step, permissions);
-    if (last) {
-      return here;
-    }
+    here = retry([&] { return os::open(current.get(), component.empty() ? "." : component.c_str(), step, permissions); });
     if (!here && here.error() == ENOTDIR) {
       auto const status = os::status_at(current.get(), component.c_str(), false);
       return std::unexpected(status && status->type == os::file_type::symlink ? ELOOP : ENOTDIR);
+    }
+    if (last) {
+      return here;
     }
   }
   return here;
@@ -67,6 +77,10 @@ auto open_descriptor(os::descriptor directory, char const* path, os::open_flags 
     return retry([&] { return os::open(directory, path, flags, permissions); });
   }
   auto opened = retry([&] { return os::open_resolved(directory, path, flags, permissions); });
+  // openat2(2): a rename on the way makes it give up and ask to be called again.
+  for (int again = 0; !opened && opened.error() == EAGAIN && again < most_attempts; ++again) {
+    opened = retry([&] { return os::open_resolved(directory, path, flags, permissions); });
+  }
   if (!opened && opened.error() == ENOSYS) {
     opened = open_step_by_step(directory, path, flags, permissions);
   }
@@ -113,6 +127,9 @@ auto describe_open_failure(int code, std::string_view path, open_options const& 
   if (code == ELOOP && options.symlinks != symlinks::follow) {
     return failure(errc::symbolic_link, "open", path);
   }
+  if (code == ELOOP && options.beneath) {
+    return failure(code, "open", path, {}, "a system without openat2 follows no link beneath a directory");
+  }
   if (code == EXDEV && options.beneath) {
     return failure(code, "open", path, {}, "the path leaves the directory it starts from");
   }
@@ -129,8 +146,9 @@ auto sync_parent(os::descriptor directory, std::string_view path) -> os::outcome
 
 auto closed_handle(std::string_view operation) -> std::unexpected<error> { return failure(errc::closed, operation); }
 
-auto copy_bytes(os::descriptor from, os::descriptor to, std::uint64_t size) -> os::outcome<void> {
-  std::uint64_t done = 0;
+auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os::outcome<void> {
+  auto const size = part.end;
+  auto done = part.begin;
   while (done < size) {
     auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(size - done, std::uint64_t{1} << 30));
     auto const copied = retry([&] { return os::copy_range(from, done, to, done, length); });
@@ -155,6 +173,66 @@ auto copy_bytes(os::descriptor from, os::descriptor to, std::uint64_t size) -> o
       break; // it was made shorter meanwhile
     }
     done += *got;
+  }
+  return {};
+}
+
+// Files of /proc say they are empty: only reading tells.
+auto copy_to_end(os::descriptor from, os::descriptor to) -> os::outcome<void> {
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(transfer_size);
+  for (std::uint64_t done = 0;;) {
+    auto const got = read_fully(from, done, {buffer.get(), transfer_size});
+    if (!got || *got == 0) {
+      return got ? os::outcome<void>{} : std::unexpected(got.error());
+    }
+    if (auto const put = write_fully(to, done, {buffer.get(), *got}); put.error != 0) {
+      return std::unexpected(put.error);
+    }
+    done += *got;
+  }
+}
+
+// Where data begins and ends, at or after `at`; empty when there is no more before `end`.
+auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::outcome<os::interval> {
+  auto const begin = retry([&] { return os::next_data(from, at); });
+  if (!begin) {
+    switch (begin.error()) {
+    case ENXIO: // nothing but a hole up to the end
+      return os::interval{.begin = end, .end = end};
+    case EINVAL: // a file system that does not tell
+    case EOPNOTSUPP:
+      return os::interval{.begin = at, .end = end};
+    default:
+      return std::unexpected(begin.error());
+    }
+  }
+  if (*begin >= end) {
+    return os::interval{.begin = end, .end = end};
+  }
+  auto const hole = retry([&] { return os::next_hole(from, *begin); });
+  if (!hole) {
+    return std::unexpected(hole.error());
+  }
+  return os::interval{.begin = *begin, .end = std::min(*hole, end)};
+}
+
+// Copies the data and leaves the holes.
+auto copy_bytes(os::descriptor from, os::descriptor to, std::uint64_t size) -> os::outcome<void> {
+  if (size == 0) {
+    return copy_to_end(from, to);
+  }
+  if (auto const sized = retry([&] { return os::set_size(to, size); }); !sized) {
+    return sized;
+  }
+  for (std::uint64_t at = 0; at < size;) {
+    auto const data = next_data(from, at, size);
+    if (!data) {
+      return std::unexpected(data.error());
+    }
+    if (auto const copied = copy_part(from, to, *data); !copied) {
+      return copied;
+    }
+    at = data->end;
   }
   return {};
 }
@@ -211,6 +289,29 @@ auto fill_holes(open_file const& target, os::interval bytes) -> int {
     at = end;
   }
   return 0;
+}
+
+// Stores through a mapping past the end of the file in its last page are kept by some file systems, tmpfs among them, and
+// would show up as content of a file that has grown. Returns 0, or an errno; the size is then `old` again.
+auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) -> int {
+  auto const end = std::min(size, os::round_up(old, os::page_size()).value_or(size));
+  if (end <= old || target.type != os::file_type::regular) {
+    return 0;
+  }
+  auto const length = static_cast<std::size_t>(end - old);
+  auto const tail = std::make_unique<std::byte[]>(length);
+  if (target.readable) {
+    auto const got = read_fully(target.descriptor(), old, {tail.get(), length});
+    if (got && std::all_of(tail.get(), tail.get() + length, [](std::byte b) { return b == std::byte{0}; })) {
+      return 0;
+    }
+  }
+  std::fill_n(tail.get(), length, std::byte{0});
+  auto const put = write_fully(target.descriptor(), old, {tail.get(), length});
+  if (put.error != 0) {
+    (void)retry([&] { return os::set_size(target.descriptor(), old); });
+  }
+  return put.error;
 }
 
 } // namespace
@@ -336,6 +437,9 @@ auto file::create_new(std::filesystem::path const& path, open_options options) -
 }
 
 auto file::temporary(std::filesystem::path const& directory) -> result<file> {
+  if (has_nul(directory.native())) {
+    return failure(EINVAL, "create a temporary file in", directory.native(), {}, "the path holds a NUL character");
+  }
   auto const opened = retry(
       [&] { return os::open(os::working_directory, directory.c_str(), {.write = true, .unnamed = true}, 0600); });
   if (!opened) {
@@ -352,6 +456,9 @@ auto file::temporary(std::filesystem::path const& directory) -> result<file> {
 
 auto file::in_memory(std::string_view name, memory_options options) -> result<file> {
   std::string label{name};
+  if (has_nul(label)) {
+    return failure(EINVAL, "create in memory", label, {}, "the name holds a NUL character");
+  }
   auto const created = retry([&] { return os::memory_file(label.c_str(), options.sealable); });
   if (!created) {
     return failure(created.error(), "create in memory", label);
@@ -360,6 +467,13 @@ auto file::in_memory(std::string_view name, memory_options options) -> result<fi
   auto const status = os::status(descriptor.get());
   if (!status) {
     return failure(status.error(), "create in memory", label);
+  }
+  // memfd_create(2): what protects the file from being executed also allows sealing.
+  auto const seals = options.sealable ? os::seal_seal : os::seals(descriptor.get()).value_or(os::seal_seal);
+  if ((seals & os::seal_seal) == 0) {
+    if (auto const done = os::add_seals(descriptor.get(), os::seal_seal); !done) {
+      return failure(done.error(), "create in memory", label);
+    }
   }
   auto state = std::make_shared<open_file>(std::move(descriptor), std::move(label), *status,
                                            os::descriptor_access{.read = true, .write = true});
@@ -386,11 +500,15 @@ auto file::adopt(int descriptor, std::string_view path, bool any_type) -> result
     return failure(done.error(), "adopt", path);
   }
   auto state = std::make_shared<open_file>(unique_descriptor{}, std::string{path}, *status, *access);
+  // A file that takes seals lies in memory; without a name it ends with the last handle.
+  state->in_memory = status->links == 0 && os::seals(descriptor).has_value();
   state->take(descriptor);
   return handle_access::wrap(std::move(state));
 }
 
-auto file::path() const noexcept -> std::string_view { return state_ ? std::string_view{state_->path} : std::string_view{}; }
+auto file::path() const noexcept -> std::string_view {
+  return state_ && !state_->in_memory ? std::string_view{state_->path} : std::string_view{};
+}
 
 auto file::identity() const noexcept -> file_identity { return state_ ? state_->identity : file_identity{}; }
 
@@ -441,8 +559,16 @@ auto file::resize(std::uint64_t size) -> result<void> {
   if (!state_->writable) {
     return state_->fail(errc::read_only, "resize");
   }
+  byte_range const range{.offset = 0, .length = size};
+  auto const old = state_->size();
+  if (!old) {
+    return std::unexpected(old.error());
+  }
   if (auto const done = retry([&] { return os::set_size(state_->descriptor(), size); }); !done) {
-    return state_->fail(done.error(), "resize", byte_range{.offset = 0, .length = size});
+    return state_->fail(done.error(), "resize", range);
+  }
+  if (auto const code = clear_tail(*state_, *old, size); code != 0) {
+    return state_->fail(code, "resize", range);
   }
   return {};
 }
@@ -465,7 +591,11 @@ auto file::allocate(byte_range range) -> result<void> {
   if (bytes->empty()) {
     return {};
   }
-  if (auto const code = allocate_blocks(*state_, *bytes, *size); code != 0) {
+  auto code = allocate_blocks(*state_, *bytes, *size);
+  if (code == 0) {
+    code = clear_tail(*state_, *size, bytes->end);
+  }
+  if (code != 0) {
     return state_->fail(code, "allocate", range);
   }
   return {};
@@ -510,23 +640,14 @@ auto file::data_ranges(byte_range range) const -> result<std::vector<byte_range>
   }
   std::vector<byte_range> found;
   for (auto at = bytes->begin; at < bytes->end;) {
-    auto const begin = retry([&] { return os::next_data(state_->descriptor(), at); });
-    if (!begin && begin.error() == ENXIO) {
-      break; // nothing but a hole up to the end
+    auto const data = next_data(state_->descriptor(), at, bytes->end);
+    if (!data) {
+      return state_->fail(data.error(), "find the data of", range);
     }
-    if (!begin) {
-      return state_->fail(begin.error(), "find the data of", range);
+    if (!data->empty()) {
+      found.push_back(as_range(*data));
     }
-    if (*begin >= bytes->end) {
-      break;
-    }
-    auto const hole = retry([&] { return os::next_hole(state_->descriptor(), *begin); });
-    if (!hole) {
-      return state_->fail(hole.error(), "find the data of", range);
-    }
-    auto const end = std::min(*hole, bytes->end);
-    found.push_back(as_range({.begin = *begin, .end = end}));
-    at = end;
+    at = data->end;
   }
   return found;
 }
@@ -561,8 +682,7 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
       return fail(copied.error());
     }
   }
-  auto const durable = options.level >= durability::data;
-  if (durable) {
+  if (options.level != durability::none) {
     if (auto const synced = retry([&] { return os::sync(target->descriptor()); }); !synced) {
       return fail(synced.error());
     }
@@ -570,7 +690,7 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (auto const done = target->publish(); !done) {
     return fail(done.error());
   }
-  if (durable) {
+  if (options.level >= durability::data) {
     if (auto const synced = retry([&] { return os::sync(parent->descriptor.get()); }); !synced) {
       (void)os::unlink(parent->descriptor.get(), parent->name.c_str());
       return fail(synced.error());

@@ -79,6 +79,9 @@ auto file::remove() -> result<void> {
   if (target.unsynced_parent.get() != os::no_descriptor) {
     return sync_removal(target);
   }
+  if (target.in_memory) {
+    return target.fail(ENOENT, "remove", {}, "a file in memory has no name");
+  }
   if (!target.path.empty() && opened_through_link(target)) {
     return target.fail(errc::symbolic_link, "remove", {}, "open the file by its own name to remove it");
   }

@@ -29,6 +29,26 @@ namespace {
 constexpr int most_links = 40; // as many as path_resolution(7) follows
 constexpr int name_attempts = 2000;
 constexpr std::chrono::milliseconds name_pause{1};
+constexpr std::size_t longest_name = 255; // NAME_MAX
+
+// Of the file that is to be called `name`; as long as a name can be, whatever `name` is.
+auto temporary_name_of(std::string_view name) -> std::string {
+  constexpr std::string_view suffix = ".fmmap-new";
+  if (name.size() + suffix.size() < longest_name) {
+    return "." + std::string{name}.append(suffix);
+  }
+  std::uint64_t hash = 0xcbf2'9ce4'8422'2325; // FNV-1a: the same in every process
+  for (char const c : name) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100'0000'01b3;
+  }
+  return "." + std::string{name.substr(0, longest_name / 2)} + "." + std::to_string(hash).append(suffix);
+}
+
+auto is_named(os::descriptor file, os::descriptor directory, std::string const& name) -> bool {
+  auto const mine = os::status(file);
+  auto const there = os::status_at(directory, name.c_str(), false);
+  return mine && there && mine->device == there->device && mine->inode == there->inode;
+}
 
 } // namespace
 
@@ -37,7 +57,7 @@ constexpr std::chrono::milliseconds name_pause{1};
 // that moment left, and a lock on it tells whether its owner is still at work.
 staged_file::staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named)
     : descriptor_{std::move(descriptor)}, directory_{directory}, name_{name},
-      temporary_name_{"." + name_ + ".fmmap-new"}, named_{std::make_unique<bool>(named)} {}
+      temporary_name_{temporary_name_of(name)}, named_{std::make_unique<bool>(named)} {}
 
 staged_file::~staged_file() {
   if (named_ && *named_) {
@@ -65,7 +85,7 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
     });
     if (named) {
       made.descriptor_ = unique_descriptor{*named};
-      if (os::try_lock_file(made.descriptor())) {
+      if (os::try_lock_file(made.descriptor()) && made.has_temporary_name()) {
         *made.named_ = true;
         return made;
       }
@@ -81,6 +101,8 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
   return std::unexpected(EBUSY);
 }
 
+auto staged_file::has_temporary_name() const -> bool { return is_named(descriptor(), directory_, temporary_name_); }
+
 auto staged_file::clear_leftover() const -> os::outcome<void> {
   auto const opened = retry([&] { return os::open(directory_, temporary_name_.c_str(), {.no_follow = true}, 0); });
   if (!opened) {
@@ -94,9 +116,7 @@ auto staged_file::clear_leftover() const -> os::outcome<void> {
     std::this_thread::sleep_for(name_pause); // its owner is between two system calls
     return {};
   }
-  auto const mine = os::status(leftover.get());
-  auto const there = os::status_at(directory_, temporary_name_.c_str(), false);
-  if (!mine || !there || mine->device != there->device || mine->inode != there->inode) {
+  if (!is_named(leftover.get(), directory_, temporary_name_)) {
     return {}; // its owner finished meanwhile
   }
   return os::unlink(directory_, temporary_name_.c_str());

@@ -83,6 +83,12 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
     }
     descriptor = unique_descriptor{shared->release()}; // not to be mapped: read it
   }
+  // Until a writer has come, a pipe reads as if it had ended; only waiting tells the two apart.
+  if (status->type == os::file_type::fifo) {
+    if (auto const ready = retry([&] { return os::wait_readable(descriptor.get()); }); !ready) {
+      return fail(ready.error());
+    }
+  }
   if (!regular) {
     if (auto const blocking = os::set_blocking(descriptor.get()); !blocking) {
       return fail(blocking.error());

@@ -154,8 +154,12 @@ void mutable_mapped_file::clear_tail(std::uint64_t end) noexcept {
 // Makes the view `size` bytes long after the file has become so, moving it where it must.
 auto mutable_mapped_file::grow_view(std::uint64_t size) -> result<void> {
   if (size > mapping_.capacity()) {
-    auto const wanted = std::max<std::uint64_t>(size, std::uint64_t{mapping_.capacity()} * 2);
-    if (auto const moved = mapping_.reserve(static_cast<std::size_t>(wanted)); !moved) {
+    auto const wanted = std::max(static_cast<std::size_t>(size), mapping_.capacity() * 2);
+    auto moved = mapping_.reserve(wanted);
+    if (!moved && wanted > size) {
+      moved = mapping_.reserve(static_cast<std::size_t>(size)); // no room for growth ahead
+    }
+    if (!moved) {
       return moved;
     }
   }
@@ -197,10 +201,11 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
   if (size > old) {
     clear_tail(size);
     if (auto const code = allocate_blocks(target, {.begin = old, .end = size}, old); code != 0) {
+      allocated_ = old; // setting the size back has freed what was ahead
       return target.fail(code, "resize to", range);
     }
     if (auto grown = grow_view(size); !grown) {
-      (void)retry([&] { return os::set_size(target.descriptor(), old); });
+      undo_growth();
       return grown;
     }
     allocated_ = std::max(allocated_, size);
@@ -224,20 +229,33 @@ auto mutable_mapped_file::allocate_ahead(std::uint64_t size) -> int {
   auto const& target = *handle_access::state(file_);
   auto const from = std::max(allocated_, this->size());
   auto const ahead = std::clamp(this->size(), least_ahead, most_ahead);
-  for (auto const end : {size + ahead, size}) {
-    auto const done = retry([&] { return os::allocate(target.descriptor(), from, end - from, true); });
+  auto const allocate = [&](std::uint64_t begin, std::uint64_t end) -> int {
+    auto const done = retry([&] { return os::allocate(target.descriptor(), begin, end - begin, true); });
     if (done) {
       allocated_ = end;
-      return 0;
     }
-    if (done.error() == EOPNOTSUPP || done.error() == ENOSYS) {
-      return allocate_blocks(target, {.begin = this->size(), .end = size}, this->size());
-    }
-    if (end == size) {
-      return done.error();
-    }
+    return done ? 0 : done.error();
+  };
+  auto code = allocate(from, size + ahead);
+  if (code == EOPNOTSUPP || code == ENOSYS) {
+    return 0; // what is appended allocates its own blocks; zeros written ahead of it would be a tail
   }
-  return 0;
+  if (code != 0) {
+    undo_growth(); // ext4 keeps what it could allocate
+    code = allocate(this->size(), size);
+  }
+  if (code != 0) {
+    undo_growth();
+  }
+  return code;
+}
+
+// Cuts the file back to the view, and the blocks past it with that.
+void mutable_mapped_file::undo_growth() noexcept {
+  auto const& target = *handle_access::state(file_);
+  if (retry([&] { return os::set_size(target.descriptor(), size()); })) {
+    allocated_ = size();
+  }
 }
 
 auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std::uint64_t> {
@@ -260,7 +278,7 @@ auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std
   auto const put = write_fully(target.descriptor(), begin, bytes);
   auto grown = put.error == 0 ? grow_view(end) : target.fail(put.error, "append", range);
   if (!grown) {
-    (void)retry([&] { return os::set_size(target.descriptor(), begin); });
+    undo_growth();
     return std::unexpected(std::move(grown).error());
   }
   return begin;

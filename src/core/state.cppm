@@ -227,6 +227,7 @@ private:
   staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named);
   [[nodiscard]] auto take_temporary_name() -> os::outcome<void>;
   [[nodiscard]] auto clear_leftover() const -> os::outcome<void>;
+  [[nodiscard]] auto has_temporary_name() const -> bool;
 
   unique_descriptor descriptor_;
   os::descriptor directory_;

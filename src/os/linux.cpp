@@ -13,6 +13,7 @@ module;
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
+#include <poll.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -249,6 +250,11 @@ auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::
     auto target = static_cast<off64_t>(to_offset);
     return ::copy_file_range(from, &source, to, &target, allowed, 0);
   });
+}
+
+auto wait_readable(descriptor file) noexcept -> outcome<void> {
+  pollfd waiting{.fd = file, .events = POLLIN, .revents = 0};
+  return perform(call::poll, [&] { return ::poll(&waiting, 1, -1); });
 }
 
 auto read(descriptor file, std::span<std::byte> bytes) noexcept -> outcome<std::size_t> {

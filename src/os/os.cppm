@@ -89,6 +89,7 @@ auto next_hole(descriptor file, std::uint64_t offset) noexcept -> outcome<std::u
 auto clone(descriptor to, descriptor from) noexcept -> outcome<void>; // FICLONE
 auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::uint64_t to_offset, std::size_t length) noexcept
     -> outcome<std::size_t>;
+auto wait_readable(descriptor file) noexcept -> outcome<void>; // poll, without a limit; the end of a pipe counts
 auto read(descriptor file, std::span<std::byte> bytes) noexcept -> outcome<std::size_t>;
 auto read_at(descriptor file, std::uint64_t offset, std::span<std::byte> bytes) noexcept -> outcome<std::size_t>;
 auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte const> bytes) noexcept -> outcome<std::size_t>;
