@@ -44,7 +44,7 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
   }
   auto const undo = [&] {
     if (opened->created) {
-      (void)os::unlink(os::working_directory, path.c_str());
+      drop_failure(os::unlink(os::working_directory, path.c_str()), "remove the new", path.native());
     }
   };
   auto const& target = *opened->state;
@@ -63,7 +63,7 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
                                     .page_size = options.page_size});
   if (!mapped) {
     if (grows) {
-      (void)os::set_size(target.descriptor(), 0);
+      drop_failure(retry([&] { return os::set_size(target.descriptor(), 0); }), "restore the size of", target.path);
     }
     undo();
     return std::unexpected(std::move(mapped).error());
@@ -200,7 +200,7 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
       return target.fail(code, "resize to", range);
     }
     if (auto grown = grow_view(size); !grown) {
-      (void)retry([&] { return os::set_size(target.descriptor(), old); });
+      drop_failure(retry([&] { return os::set_size(target.descriptor(), old); }), "restore the size of", target.path);
       return grown;
     }
     allocated_ = std::max(allocated_, size);
@@ -260,17 +260,16 @@ auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std
   auto const put = write_fully(target.descriptor(), begin, bytes);
   auto grown = put.error == 0 ? grow_view(end) : target.fail(put.error, "append", range);
   if (!grown) {
-    (void)retry([&] { return os::set_size(target.descriptor(), begin); });
+    drop_failure(retry([&] { return os::set_size(target.descriptor(), begin); }), "restore the size of", target.path);
     return std::unexpected(std::move(grown).error());
   }
   return begin;
 }
 
 auto mutable_mapped_file::close() -> result<void> {
-  auto const trimmed = shrink_to_fit();
-  auto const unmapped = mapping_.close();
-  auto const closed = file_.close();
-  return !trimmed ? trimmed : !unmapped ? unmapped : closed;
+  auto trimmed = shrink_to_fit();
+  auto unmapped = mapping_.close();
+  return first_error(first_error(std::move(trimmed), std::move(unmapped)), file_.close());
 }
 
 } // namespace fmmap
