@@ -65,11 +65,15 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
     });
     if (named) {
       made.descriptor_ = unique_descriptor{*named};
-      if (os::try_lock_file(made.descriptor())) {
-        *made.named_ = true;
-        return made;
+      auto const locked = os::try_lock_file(made.descriptor());
+      if (!locked && locked.error() == EWOULDBLOCK) {
+        continue; // taken for a leftover in the moment before the lock
       }
-      continue; // taken for a leftover in the moment before the lock
+      *made.named_ = true;
+      if (!locked) {
+        return std::unexpected(locked.error());
+      }
+      return made;
     }
     if (named.error() != EEXIST) {
       return std::unexpected(named.error());
@@ -96,7 +100,13 @@ auto staged_file::clear_leftover() const -> os::outcome<void> {
   }
   auto const mine = os::status(leftover.get());
   auto const there = os::status_at(directory_, temporary_name_.c_str(), false);
-  if (!mine || !there || mine->device != there->device || mine->inode != there->inode) {
+  if (!mine) {
+    return std::unexpected(mine.error());
+  }
+  if (!there && there.error() != ENOENT) {
+    return std::unexpected(there.error());
+  }
+  if (!there || mine->device != there->device || mine->inode != there->inode) {
     return {}; // its owner finished meanwhile
   }
   return os::unlink(directory_, temporary_name_.c_str());
@@ -143,6 +153,9 @@ auto find_target(std::string path) -> os::outcome<parent_directory> {
   auto here = open_parent(os::working_directory, path);
   for (int links = 0; here; ++links) {
     auto const status = os::status_at(here->descriptor.get(), here->name.c_str(), false);
+    if (!status && status.error() != ENOENT) {
+      return std::unexpected(status.error());
+    }
     if (!status || status->type != os::file_type::symlink) {
       return here;
     }
