@@ -205,8 +205,14 @@ auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size
   std::size_t unit = os::page_size();
   if (options.page_size == page_size::require_huge) {
     auto const huge = os::is_huge_page_file(from->descriptor());
+    if (!huge) {
+      return from->fail(huge.error(), "map", options.range);
+    }
     auto const status = os::status(from->descriptor());
-    if (!huge || !*huge || !status) {
+    if (!status) {
+      return from->fail(status.error(), "map", options.range);
+    }
+    if (!*huge) {
       return from->fail(EINVAL, "map", options.range, "page_size::require_huge needs a file on hugetlbfs");
     }
     unit = status->block_size;
