@@ -70,15 +70,14 @@ auto enter(call which) -> verdict {
   }
   verdict result{.error = 0, .kill_after = ordinal == state.kill_at};
   auto& mine = state.rules[static_cast<std::size_t>(which)];
-  if (mine.remaining > 0 && mine.spared > 0) {
+  if (state.nth != 0 && ordinal >= state.nth && ordinal - state.nth < state.nth_times) {
+    result.error = state.nth_error;
+    state.failed.push_back(ordinal);
+  } else if (mine.remaining > 0 && mine.spared > 0) {
     --mine.spared;
   } else if (mine.remaining > 0) {
     --mine.remaining;
     result.error = mine.error;
-  }
-  if (result.error == 0 && state.nth != 0 && ordinal >= state.nth && ordinal - state.nth < state.nth_times) {
-    result.error = state.nth_error;
-    state.failed.push_back(ordinal);
   }
   state.injected += result.error != 0 ? 1 : 0;
   auto const delay = mine.delay;

@@ -260,7 +260,14 @@ std::vector<scenario> const scenarios{
            t.has("copy");
            t.expect(t.content("copy") == old_bytes, "the copy has other bytes");
          },
-     .tolerated = {{call::ioctl}, {call::copy_file_range}, {call::fstatat}},
+     .when_failed =
+         [](trial& t) {
+           keeps_data(t);
+           if (t.failed(call::flock, EWOULDBLOCK)) {
+             t.may_have(".copy.fmmap-new"); // somebody else is about to clear it
+           }
+         },
+     .tolerated = {{call::ioctl}, {call::copy_file_range}, {call::fstatat}, {call::flock, EWOULDBLOCK}},
      .absent = {no_unnamed_files}},
     {.name = "syncing a file",
      .calls = {"file::sync", "file::write_at"},
@@ -357,8 +364,11 @@ std::vector<scenario> const scenarios{
      .when_failed =
          [](trial& t) {
            t.expect(t.content("data") == old_bytes || t.content("data") == new_bytes, "the content is neither old nor new");
+           if (t.failed(call::flock, EWOULDBLOCK)) {
+             t.may_have(".data.fmmap-new"); // somebody else is about to clear it
+           }
          },
-     .tolerated = no_allocation,
+     .tolerated = {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::flock, EWOULDBLOCK}},
      .absent = {no_unnamed_files}},
     {.name = "replacing a file over what a crash left",
      .calls = {"replace_file"},

@@ -43,6 +43,8 @@ namespace seam = fmmap::os::seam;
 
 export namespace l0 {
 
+inline constexpr int any_error = 0;
+
 // One run of a scenario: a folder of its own, and what ought to be in it.
 class trial {
 public:
@@ -62,10 +64,11 @@ public:
     }
   }
 
-  // Whether the sweep has made a call of this kind fail.
-  [[nodiscard]] static auto failed(os::call which) -> bool {
+  // Whether the sweep has made a call of this kind fail, with this errno.
+  [[nodiscard]] auto failed(os::call which, int error = any_error) const -> bool {
     auto const calls = seam::calls();
-    return std::ranges::any_of(seam::failed_ordinals(), [&](auto ordinal) { return calls[ordinal - 1] == which; });
+    return (error == any_error || error == error_) &&
+           std::ranges::any_of(seam::failed_ordinals(), [&](auto ordinal) { return calls[ordinal - 1] == which; });
   }
 
   // From now on the folder must have a name, must not have it, or may do either.
@@ -80,9 +83,8 @@ private:
   scratch folder_;
   std::map<std::string, presence> names_;
   std::vector<std::string> wrong_;
+  int error_ = any_error; // what calls are made to fail with
 };
-
-inline constexpr int any_error = 0;
 
 // A failure that the scenario may succeed in spite of, because there is another way or nothing depends on the call.
 struct tolerance {
@@ -141,7 +143,13 @@ constexpr std::array<named_error, 15> errors{{{EIO, "EIO"},       {ENOSPC, "ENOS
                                               {EACCES, "EACCES"}, {EPERM, "EPERM"},   {EROFS, "EROFS"},
                                               {EINVAL, "EINVAL"}, {ENOSYS, "ENOSYS"}, {EOPNOTSUPP, "EOPNOTSUPP"}}};
 
-constexpr std::uint64_t most_interruptions = 5; // no system interrupts for ever
+// No system interrupts for ever, and no lock is held for ever.
+constexpr std::uint64_t most_interruptions = 5;
+
+auto sticky_times(os::call which, int error) -> std::uint64_t {
+  auto const passes = error == EINTR || (which == os::call::flock && error == EWOULDBLOCK);
+  return passes ? most_interruptions : seam::every_time;
+}
 
 // What sets a run apart from the undisturbed one.
 struct disturbance {
@@ -286,6 +294,7 @@ private:
   void perform() {
     dropped().clear();
     auto const before = fmmap::set_dropped_error_handler(+[](fmmap::error const& why) noexcept { dropped().push_back(why); });
+    trial_.error_ = how_.error.value;
     seam::arm();
     for (auto const& a : of_.absent) {
       seam::fail(a.call, a.error, a.times, a.spared);
@@ -442,7 +451,7 @@ export namespace l0 {
     for (auto const error : errors) {
       run{of, {.nth = nth, .error = error}, trace, result}.judge();
       ++result.once;
-      auto const times = error.value == EINTR ? most_interruptions : seam::every_time;
+      auto const times = sticky_times(trace[nth - 1], error.value);
       run{of, {.nth = nth, .error = error, .times = times}, trace, result}.judge();
       ++result.sticky;
     }
