@@ -734,6 +734,19 @@ auto mapping::stage_flush(byte_range range, durability level) const -> result<fl
   return flush_job{std::make_unique<staged_flush>(std::move(*request))};
 }
 
+namespace {
+
+// Writes a byte back as it is, without losing what another thread writes meanwhile. Not by an operation such as
+// fetch_or(0), which the compiler may turn into a load.
+void dirty_page(std::byte* p) noexcept {
+  std::atomic_ref byte{*reinterpret_cast<unsigned char*>(p)};
+  auto value = byte.load(std::memory_order_relaxed);
+  while (!byte.compare_exchange_weak(value, value, std::memory_order_relaxed)) {
+  }
+}
+
+} // namespace
+
 auto mapping::rewrite(byte_range range) -> result<durability> {
   if (!open_) {
     return failure(errc::closed, "rewrite");
@@ -757,10 +770,9 @@ auto mapping::rewrite(byte_range range) -> result<durability> {
   }
   auto covered = os::interval{.begin = offset_ + part->begin, .end = offset_ + part->end};
   if (!part->empty()) {
-    // An atomic operation that changes nothing dirties the page under other writers' hands without losing their bytes.
     auto const page = os::page_size();
     for (auto at = part->begin; at < part->end; at = os::round_down(offset_ + at, page) + page - offset_) {
-      std::atomic_ref{*reinterpret_cast<unsigned char*>(data_ + at)}.fetch_or(0, std::memory_order_relaxed);
+      dirty_page(data_ + at);
     }
     covered = os::outward(covered, page);
   }

@@ -13,6 +13,7 @@ module;
 #include <expected>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 // The seam of the build that tests link: every system call passes a table that can count, fail, shorten, delay, kill,
@@ -99,7 +100,7 @@ auto longest_transfer(call which) -> std::size_t {
 export namespace fmmap::os {
 
 template <std::invocable Call>
-auto invoke(call which, Call real) noexcept -> outcome<decltype(real())> {
+auto invoke(call which, Call real) noexcept -> outcome<std::invoke_result_t<Call&>> {
   seam::verdict planned;
   if (seam::armed.load(std::memory_order_relaxed)) [[unlikely]] {
     planned = seam::enter(which);

@@ -14,6 +14,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+// Whether this is a build with the address or thread sanitizer, which reserve most of the address space.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool sanitized = true;
+#elif defined(__has_feature)
+inline constexpr bool sanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+inline constexpr bool sanitized = false;
+#endif
+
 // Says why a test, or the rest of it, does not apply here.
 inline void skip(std::string_view reason) {
   std::printf("SKIP: %.*s\n", static_cast<int>(reason.size()), reason.data());
