@@ -328,7 +328,7 @@ auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t 
   }
   if (code != 0 && bytes.end > size) {
     // ext4 leaves the file grown and partly allocated.
-    (void)retry([&] { return os::set_size(target.descriptor(), size); });
+    drop_failure(retry([&] { return os::set_size(target.descriptor(), size); }), "restore the size of", target.path);
   }
   return code;
 }
@@ -361,7 +361,7 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
   }
   auto const undo = [&] {
     if (opened->created) {
-      (void)os::unlink(directory, path);
+      drop_failure(os::unlink(directory, path), "remove the new", path);
     }
   };
   auto const status = os::status(opened->descriptor.get());
@@ -692,7 +692,7 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   }
   if (options.level >= durability::data) {
     if (auto const synced = retry([&] { return os::sync(parent->descriptor.get()); }); !synced) {
-      (void)os::unlink(parent->descriptor.get(), parent->name.c_str());
+      drop_failure(os::unlink(parent->descriptor.get(), parent->name.c_str()), "remove the new", path.native());
       return fail(synced.error());
     }
   }

@@ -76,7 +76,7 @@ auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_pt
     return std::unexpected(held.error());
   }
   if (wanted.address != nullptr && *held != wanted.address) { // a system that takes the address for a hint
-    (void)os::unmap(*held, wanted.reserved);
+    drop_failure(os::unmap(*held, wanted.reserved), "unmap");
     return std::unexpected(EEXIST);
   }
   auto const before =
@@ -84,10 +84,10 @@ auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_pt
   auto const after = slack - before;
   auto* const base = *held + before;
   if (before > 0) {
-    (void)os::unmap(*held, before);
+    drop_failure(os::unmap(*held, before), "unmap");
   }
   if (after > 0) {
-    (void)os::unmap(base + wanted.reserved, after);
+    drop_failure(os::unmap(base + wanted.reserved, after), "unmap");
   }
   auto memory = std::make_shared<region>(base, wanted.reserved, wanted.unit, wanted.flags);
   if (auto const placed = map_over(base, wanted); !placed) {
@@ -107,7 +107,7 @@ auto place(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
     return std::unexpected(placed.error());
   }
   if (wanted.address != nullptr && *placed != wanted.address) {
-    (void)os::unmap(*placed, wanted.length);
+    drop_failure(os::unmap(*placed, wanted.length), "unmap");
     return std::unexpected(EEXIST);
   }
   return std::make_shared<region>(*placed, wanted.length, wanted.unit, wanted.flags);
@@ -205,8 +205,14 @@ auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size
   std::size_t unit = os::page_size();
   if (options.page_size == page_size::require_huge) {
     auto const huge = os::is_huge_page_file(from->descriptor());
+    if (!huge) {
+      return from->fail(huge.error(), "map", options.range);
+    }
     auto const status = os::status(from->descriptor());
-    if (!huge || !*huge || !status) {
+    if (!status) {
+      return from->fail(status.error(), "map", options.range);
+    }
+    if (!*huge) {
       return from->fail(EINVAL, "map", options.range, "page_size::require_huge needs a file on hugetlbfs");
     }
     unit = status->block_size;
