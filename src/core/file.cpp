@@ -309,7 +309,7 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   std::fill_n(tail.get(), length, std::byte{0});
   auto const put = write_fully(target.descriptor(), old, {tail.get(), length});
   if (put.error != 0) {
-    (void)retry([&] { return os::set_size(target.descriptor(), old); });
+    drop_failure(retry([&] { return os::set_size(target.descriptor(), old); }), "restore the size of", target.path);
   }
   return put.error;
 }

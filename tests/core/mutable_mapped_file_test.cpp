@@ -2,19 +2,81 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <expected>
 #include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <random>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "support/process.hpp"
 #include "support/scratch.hpp"
 
 import fmmap.core;
+import fmmap.os;
 
+using fmmap::access;
+using fmmap::durability;
 using fmmap::errc;
+using fmmap::mutable_mapped_file;
+using fmmap::or_throw;
+namespace os = fmmap::os;
+namespace seam = fmmap::os::seam;
+
+static_assert(!std::is_copy_constructible_v<mutable_mapped_file>);
+static_assert(std::is_nothrow_move_constructible_v<mutable_mapped_file>);
+static_assert(std::is_nothrow_move_assignable_v<mutable_mapped_file>);
+
+namespace {
+
+constexpr std::size_t roomy = std::size_t{1} << 30;
+
+struct armed {
+  armed() { seam::arm(); }
+  armed(armed const&) = delete;
+  auto operator=(armed const&) -> armed& = delete;
+  ~armed() { seam::disarm(); }
+};
+
+template <class T, class Code>
+auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
+  return !outcome && outcome.error() == code;
+}
+
+auto blocks_of(std::filesystem::path const& path) -> std::uint64_t {
+  struct stat status{};
+  BOOST_REQUIRE(::stat(path.c_str(), &status) == 0);
+  return static_cast<std::uint64_t>(status.st_blocks) * 512;
+}
+
+auto entries_in(scratch const& s) -> std::ptrdiff_t {
+  return std::ranges::distance(std::filesystem::directory_iterator{s.folder()});
+}
+
+auto seed_of_this_run() -> std::uint64_t {
+  auto const* const given = std::getenv("FMMAP_SEED");
+  auto const seed = given != nullptr ? std::strtoull(given, nullptr, 0) : std::random_device{}();
+  std::cout << "FMMAP_SEED=" << seed << std::endl;
+  return seed;
+}
+
+} // namespace
 
 BOOST_AUTO_TEST_SUITE(a_mutable_mapped_file)
 
@@ -22,32 +84,582 @@ BOOST_AUTO_TEST_CASE(appends_without_moving_and_leaves_exactly_what_was_appended
   scratch const s;
   std::string expected;
   {
-    auto f = fmmap::or_throw(fmmap::mutable_mapped_file::create(s / "log", {.reserve = std::size_t{1} << 30}));
+    auto f = or_throw(mutable_mapped_file::create(s / "log", {.reserve = roomy}));
     auto const* const base = f.bytes().data();
     for (int i = 0; i < 1000; ++i) {
       auto const message = pattern(100 + static_cast<std::size_t>(i), static_cast<std::uint64_t>(i));
-      BOOST_TEST(fmmap::or_throw(f.append(bytes_of(message))) == expected.size());
+      BOOST_TEST(or_throw(f.append(bytes_of(message))) == expected.size());
       expected += message;
     }
     BOOST_TEST((f.bytes().data() == base));
     BOOST_TEST((text_of(f.bytes()) == expected));
     BOOST_TEST(std::filesystem::file_size(s / "log") == expected.size());
-    fmmap::or_throw(f.close());
+    or_throw(f.close());
   }
   BOOST_TEST((read_back(s / "log") == expected));
 }
 
 BOOST_AUTO_TEST_CASE(grows_and_shrinks_with_zeros_in_between) {
   scratch const s;
-  auto f = fmmap::or_throw(fmmap::mutable_mapped_file::create(s / "f", {.size = 10}));
+  auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 10}));
   f.writable_bytes()[9] = std::byte{1};
-  fmmap::or_throw(f.resize(100'000));
+  or_throw(f.resize(100'000));
   BOOST_TEST((f.bytes()[9] == std::byte{1}));
   BOOST_TEST((f.bytes()[99'999] == std::byte{0}));
-  fmmap::or_throw(f.resize(5));
-  fmmap::or_throw(f.resize(20, fmmap::durability::data));
+  or_throw(f.resize(5));
+  or_throw(f.resize(20, durability::data));
   BOOST_TEST((f.bytes()[9] == std::byte{0}));
   BOOST_TEST(std::filesystem::file_size(s / "f") == 20U);
+}
+
+BOOST_AUTO_TEST_CASE(is_created_only_where_there_is_none) {
+  scratch const s;
+  auto const path = s.file("f", "abc");
+  BOOST_TEST(fails(mutable_mapped_file::create(path), std::errc::file_exists));
+  BOOST_TEST(read_back(path) == "abc");
+  auto const f = or_throw(mutable_mapped_file::create(s / "new", {.size = 5000}));
+  BOOST_TEST((text_of(f.bytes()) == std::string(5000, '\0')));
+  BOOST_TEST(f.path() == (s / "new").native());
+  BOOST_TEST(blocks_of(s / "new") >= 5000U);
+  BOOST_TEST(or_throw(f.metadata()).permissions == 0600U);
+}
+
+BOOST_AUTO_TEST_CASE(is_opened_with_its_size_or_given_one_when_empty_or_missing) {
+  scratch const s;
+  auto const path = s.file("f", "abc");
+  BOOST_TEST(or_throw(mutable_mapped_file::open(path, {.size = 5000})).size() == 3U);
+  auto const empty = s.file("empty", "");
+  BOOST_TEST(or_throw(mutable_mapped_file::open(empty, {.size = 5000})).size() == 5000U);
+  BOOST_TEST(or_throw(mutable_mapped_file::open(s / "missing")).size() == 0U);
+  BOOST_TEST(or_throw(mutable_mapped_file::open_existing(s.file("empty2", ""), {.size = 7})).size() == 7U);
+  BOOST_TEST(fails(mutable_mapped_file::open_existing(s / "none"), std::errc::no_such_file_or_directory));
+  BOOST_TEST(!std::filesystem::exists(s / "none"));
+}
+
+BOOST_AUTO_TEST_CASE(refuses_what_is_not_a_file_and_paths_with_nul) {
+  scratch const s;
+  BOOST_TEST(fails(mutable_mapped_file::open(s.folder()), std::errc::is_a_directory));
+  BOOST_TEST(fails(mutable_mapped_file::open(s.folder() / std::string_view{"a\0b", 3}), std::errc::invalid_argument));
+  BOOST_TEST(fails(mutable_mapped_file::open("/dev/zero"), errc::not_a_regular_file));
+  std::filesystem::create_symlink(s.file("f", "abc"), s / "link");
+  BOOST_TEST(fails(mutable_mapped_file::open(s / "link", {.symlinks = fmmap::symlinks::refuse_last}), errc::symbolic_link));
+  BOOST_TEST(or_throw(mutable_mapped_file::open(s / "link")).size() == 3U);
+}
+
+BOOST_AUTO_TEST_CASE(leaves_no_file_when_creating_fails_at_any_call) {
+  scratch const s;
+  for (int const code : {EIO, ENOSPC, ENOMEM}) {
+    for (std::uint64_t n = 1;; ++n) {
+      bool made = false;
+      bool injected = false;
+      {
+        armed const table;
+        seam::fail_nth(n, code);
+        auto const f =
+            mutable_mapped_file::create(s / "f", {.size = 5000, .reserve = 1 << 20, .populate = true, .sync_directory = true});
+        made = f.has_value();
+        injected = seam::injected() > 0;
+      }
+      BOOST_TEST_CONTEXT("call " << n << " errno " << code) { BOOST_TEST(std::filesystem::exists(s / "f") == made); }
+      std::filesystem::remove(s / "f");
+      if (!injected) {
+        BOOST_TEST(n > 6U);
+        break;
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(leaves_an_existing_empty_file_empty_when_opening_fails) {
+  scratch const s;
+  auto const path = s.file("f", "");
+  armed const table;
+  seam::fail(os::call::mmap, ENOMEM);
+  BOOST_TEST(fails(mutable_mapped_file::open(path, {.size = 5000}), std::errc::not_enough_memory));
+  BOOST_TEST(std::filesystem::file_size(path) == 0U);
+}
+
+BOOST_AUTO_TEST_CASE(checks_ranges_it_is_asked_for) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", "0123456789")));
+  BOOST_TEST(text_of(or_throw(f.bytes(3, 4))) == "3456");
+  BOOST_TEST(or_throw(f.bytes(10, 0)).empty());
+  BOOST_TEST(fails(f.bytes(3, 8), errc::out_of_range));
+  BOOST_TEST(fails(f.bytes(11, 0), errc::out_of_range));
+  BOOST_TEST(fails(f.bytes(UINT64_MAX, 2), errc::out_of_range));
+  BOOST_TEST(f.write_at(8, bytes_of("abcd")) == 2U);
+  BOOST_TEST(f.write_at(10, bytes_of("abcd")) == 0U);
+  BOOST_TEST(f.write_at(UINT64_MAX, bytes_of("abcd")) == 0U);
+  BOOST_TEST(f.write_at(0, {}) == 0U);
+  BOOST_TEST(text_of(f.bytes()) == "01234567ab");
+}
+
+BOOST_AUTO_TEST_CASE(copy_on_write_never_reaches_the_file) {
+  scratch const s;
+  auto const path = s.file("f", "0123456789");
+  std::filesystem::permissions(path, std::filesystem::perms::owner_read);
+  auto f = or_throw(mutable_mapped_file::open_copy_on_write(path, {.reserve = 1 << 20}));
+  f.writable_bytes()[0] = std::byte{'X'};
+  BOOST_TEST(text_of(f.bytes()) == "X123456789");
+  BOOST_TEST(fails(f.resize(20), errc::copy_on_write));
+  BOOST_TEST(fails(f.resize(5), errc::copy_on_write));
+  BOOST_TEST(fails(f.resize(10), errc::copy_on_write));
+  BOOST_TEST(fails(f.append(bytes_of("abc")), errc::copy_on_write));
+  BOOST_TEST(fails(f.append({}), errc::copy_on_write));
+  BOOST_TEST(fails(f.flush(), errc::copy_on_write));
+  BOOST_TEST(fails(f.stage_flush(), errc::copy_on_write));
+  BOOST_TEST(fails(f.reserve(2 << 20), errc::copy_on_write));
+  or_throw(f.shrink_to_fit());
+  BOOST_TEST(text_of(f.bytes()) == "X123456789");
+  or_throw(f.close());
+  BOOST_TEST(read_back(path) == "0123456789");
+  BOOST_TEST(fails(mutable_mapped_file::open_copy_on_write(path, {.size = 1}), errc::invalid_options));
+}
+
+BOOST_AUTO_TEST_CASE(made_read_only_by_its_mapping_refuses_to_grow) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", "abc")));
+  or_throw(f.as_mapping().protect(access::read_only));
+  BOOST_TEST(fails(f.resize(10'000), errc::read_only));
+  BOOST_TEST(fails(f.append(bytes_of("d")), errc::read_only));
+  BOOST_TEST(f.write_at(0, bytes_of("X")) == 0U);
+  BOOST_TEST(text_of(f.bytes()) == "abc");
+  or_throw(f.close());
+  BOOST_TEST(read_back(s / "f") == "abc");
+}
+
+BOOST_AUTO_TEST_CASE(says_closed_after_close_and_after_a_move) {
+  scratch const s;
+  auto from = or_throw(mutable_mapped_file::open(s.file("f", "abc")));
+  auto f = std::move(from);
+  auto const check = [](mutable_mapped_file& gone) {
+    BOOST_TEST(gone.bytes().empty());
+    BOOST_TEST(gone.writable_bytes().empty());
+    BOOST_TEST(gone.size() == 0U);
+    BOOST_TEST(gone.capacity() == 0U);
+    BOOST_TEST(gone.path().empty());
+    BOOST_TEST(gone.write_at(0, bytes_of("x")) == 0U);
+    BOOST_TEST(fails(gone.bytes(0, 0), errc::closed));
+    BOOST_TEST(fails(gone.append(bytes_of("x")), errc::closed));
+    BOOST_TEST(fails(gone.append({}), errc::closed));
+    BOOST_TEST(fails(gone.resize(0), errc::closed));
+    BOOST_TEST(fails(gone.reserve(1), errc::closed));
+    BOOST_TEST(fails(gone.shrink_to_fit(), errc::closed));
+    BOOST_TEST(fails(gone.flush(), errc::closed));
+    BOOST_TEST(fails(gone.stage_flush(), errc::closed));
+    BOOST_TEST(fails(gone.remove(), errc::closed));
+    BOOST_TEST(fails(gone.metadata(), errc::closed));
+    BOOST_TEST(fails(gone.close(), errc::closed));
+  };
+  check(from);
+  or_throw(f.close());
+  check(f);
+  BOOST_TEST(read_back(s / "f") == "abc");
+}
+
+BOOST_AUTO_TEST_CASE(trims_what_it_held_when_assigned_to) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "a"));
+  (void)or_throw(f.append(bytes_of("a")));
+  BOOST_TEST(blocks_of(s / "a") > 32'768U);
+  f = or_throw(mutable_mapped_file::create(s / "b"));
+  BOOST_TEST(blocks_of(s / "a") <= 8192U);
+  (void)or_throw(f.append(bytes_of("b")));
+  auto& itself = f;
+  f = std::move(itself);
+  BOOST_TEST(text_of(f.bytes()) == "b");
+}
+
+BOOST_AUTO_TEST_CASE(gives_back_what_it_allocated_ahead_in_close_in_shrink_to_fit_and_in_the_destructor) {
+  scratch const s;
+  for (int const way : {0, 1, 2}) {
+    auto const path = s / ("f" + std::to_string(way));
+    {
+      auto f = or_throw(mutable_mapped_file::create(path));
+      (void)or_throw(f.append(bytes_of(pattern(100'000))));
+      BOOST_TEST(std::filesystem::file_size(path) == 100'000U);
+      BOOST_TEST(blocks_of(path) >= 150'000U); // ahead, but not part of the size
+      if (way == 0) {
+        or_throw(f.close());
+      } else if (way == 1) {
+        or_throw(f.shrink_to_fit());
+        BOOST_TEST(blocks_of(path) <= 106'496U);
+        (void)or_throw(f.append(bytes_of("x")));
+        or_throw(f.resize(100'000));
+      }
+    }
+    BOOST_TEST(blocks_of(path) <= 106'496U);
+    BOOST_TEST((read_back(path) == pattern(100'000)));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(reports_a_failed_trim_and_unmaps_all_the_same) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f"));
+  (void)or_throw(f.append(bytes_of("abc")));
+  armed const table;
+  seam::fail(os::call::ftruncate, EIO);
+  BOOST_TEST(fails(f.close(), std::errc::io_error));
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::munmap) == 1);
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::close) == 1);
+  BOOST_TEST(fails(f.close(), errc::closed));
+  BOOST_TEST(read_back(s / "f") == "abc");
+}
+
+BOOST_AUTO_TEST_CASE(tells_the_handler_of_a_trim_that_fails_in_the_destructor) {
+  scratch const s;
+  static int dropped = 0;
+  dropped = 0;
+  auto* const earlier = fmmap::set_dropped_error_handler(
+      [](fmmap::error const& why) noexcept { dropped += why == std::errc::io_error ? 1 : 100; });
+  {
+    auto f = or_throw(mutable_mapped_file::create(s / "f"));
+    (void)or_throw(f.append(bytes_of("abc")));
+    seam::arm();
+    seam::fail(os::call::ftruncate, EIO);
+  }
+  seam::disarm();
+  fmmap::set_dropped_error_handler(earlier);
+  BOOST_TEST(dropped == 1);
+}
+
+BOOST_AUTO_TEST_CASE(keeps_its_address_through_ten_thousand_resizes_inside_the_reservation) {
+  scratch const s{memory_folder()};
+  auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 1, .reserve = std::size_t{64} << 20}));
+  auto const* const base = f.bytes().data();
+  f.writable_bytes()[0] = std::byte{42};
+  std::minstd_rand random{1};
+  for (int i = 0; i < 10'000; ++i) {
+    auto const size = 1 + random() % 300'000;
+    or_throw(f.resize(size));
+    BOOST_REQUIRE((f.bytes().data() == base));
+    BOOST_REQUIRE((f.bytes().front() == std::byte{42}));
+    f.writable_bytes()[size - 1] = std::byte{42};
+  }
+  BOOST_TEST(std::filesystem::file_size(s / "f") == f.size());
+}
+
+BOOST_AUTO_TEST_CASE(moves_when_the_reserve_is_exceeded_and_keeps_its_bytes) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 100, .reserve = 8192}));
+  auto const content = pattern(100);
+  BOOST_TEST(f.write_at(0, bytes_of(content)) == 100U);
+  or_throw(f.resize(100'000));
+  BOOST_TEST(f.capacity() >= 100'000U);
+  BOOST_TEST((text_of(f.bytes()) == content + std::string(99'900, '\0')));
+  (void)or_throw(f.append(bytes_of(pattern(500'000))));
+  BOOST_TEST((text_of(f.bytes()) == content + std::string(99'900, '\0') + pattern(500'000)));
+  f.writable_bytes()[599'999] = std::byte{7};
+  or_throw(f.close());
+  BOOST_TEST(std::filesystem::file_size(s / "f") == 600'000U);
+  BOOST_TEST((read_back(s / "f").back() == 7));
+}
+
+BOOST_AUTO_TEST_CASE(stays_as_it_is_when_it_may_not_move) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 100, .reserve = 8192, .may_move = false}));
+  auto const* const base = f.bytes().data();
+  BOOST_TEST(fails(f.resize(8193), errc::reservation_exceeded));
+  BOOST_TEST(fails(f.append(bytes_of(pattern(8093))), errc::reservation_exceeded));
+  BOOST_TEST(fails(f.resize(UINT64_MAX), errc::reservation_exceeded));
+  BOOST_TEST(f.size() == 100U);
+  BOOST_TEST((f.bytes().data() == base));
+  BOOST_TEST(std::filesystem::file_size(s / "f") == 100U);
+  or_throw(f.resize(8192));
+  BOOST_TEST((f.bytes().data() == base));
+}
+
+BOOST_AUTO_TEST_CASE(grows_to_a_size_twice_of_which_no_address_space_holds) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 100, .reserve = 1 << 20}));
+  armed const table;
+  seam::fail(os::call::mmap, ENOMEM, 1); // the first try, with room for growth
+  or_throw(f.resize((1 << 20) + 4096));
+  BOOST_TEST(f.size() == (1U << 20) + 4096);
+  BOOST_TEST(f.capacity() < (2U << 20));
+}
+
+BOOST_AUTO_TEST_CASE(is_as_before_when_resize_or_append_fails_at_any_call) {
+  scratch const s;
+  auto const content = pattern(5000);
+  for (bool const appending : {false, true}) {
+    for (std::size_t const reserve : {std::size_t{8192}, roomy}) {
+      for (int const code : {EIO, ENOSPC, ENOMEM}) {
+        for (std::uint64_t n = 1;; ++n) {
+          auto f = or_throw(mutable_mapped_file::open(s.file("f", content), {.reserve = reserve}));
+          auto const* const base = f.bytes().data();
+          bool done = false;
+          bool injected = false;
+          {
+            armed const table;
+            seam::fail_nth(n, code);
+            done = appending ? f.append(bytes_of(pattern(100'000))).has_value() : f.resize(105'000).has_value();
+            injected = seam::injected() > 0;
+          }
+          BOOST_TEST_CONTEXT((appending ? "append" : "resize") << " call " << n << " errno " << code) {
+            auto const size = done ? 105'000U : 5000U;
+            BOOST_TEST(f.size() == size);
+            BOOST_TEST(std::filesystem::file_size(s / "f") == size);
+            BOOST_TEST((text_of(f.bytes().first(5000)) == content));
+            BOOST_TEST((done || f.bytes().data() == base));
+            (void)or_throw(f.append(bytes_of("still works")));
+            BOOST_TEST(text_of(f.bytes().last(11)) == "still works");
+            or_throw(f.close());
+            BOOST_TEST(blocks_of(s / "f") < size + 3U * 4096);
+          }
+          if (!injected) {
+            break;
+          }
+        }
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(says_in_the_error_when_only_the_flush_of_a_resize_failed) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 100}));
+  armed const table;
+  seam::fail(os::call::fdatasync, EIO, 1);
+  auto const outcome = f.resize(5000, durability::data);
+  BOOST_REQUIRE(fails(outcome, std::errc::io_error));
+  BOOST_TEST(outcome.error().operation() == "flush");
+  BOOST_TEST(f.size() == 5000U);
+  BOOST_TEST(std::filesystem::file_size(s / "f") == 5000U);
+}
+
+BOOST_AUTO_TEST_CASE(appends_and_grows_where_nothing_can_be_allocated) {
+  for (int const code : {EOPNOTSUPP, ENOSYS}) {
+    scratch const s;
+    armed const table;
+    seam::fail(os::call::fallocate, code);
+    auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 100}));
+    (void)or_throw(f.append(bytes_of(pattern(5000))));
+    or_throw(f.resize(20'000));
+    (void)or_throw(f.append(bytes_of("end")));
+    auto const expected = std::string(100, '\0') + pattern(5000) + std::string(14'900, '\0') + "end";
+    BOOST_TEST((text_of(f.bytes()) == expected));
+    or_throw(f.close());
+    BOOST_TEST((read_back(s / "f") == expected));
+    BOOST_TEST(blocks_of(s / "f") >= 20'000U);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(appends_its_own_bytes) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", pattern(5000)), {.reserve = 8192}));
+  (void)or_throw(f.append(f.bytes()));
+  (void)or_throw(f.append(f.bytes()));
+  BOOST_TEST((text_of(f.bytes()) == pattern(5000) + pattern(5000) + pattern(5000) + pattern(5000)));
+}
+
+BOOST_AUTO_TEST_CASE(never_shows_what_was_stored_past_its_end) {
+  scratch const on_disk;
+  scratch const in_memory{memory_folder()}; // tmpfs keeps such bytes
+  for (auto const& folder : {on_disk.folder(), in_memory.folder()}) {
+    for (bool const reopening : {false, true}) {
+      auto const path = folder / "f";
+      std::filesystem::remove(path);
+      auto f = or_throw(mutable_mapped_file::create(path, {.size = 10, .reserve = 1 << 20}));
+      auto* const page = f.writable_bytes().data();
+      page[9] = std::byte{1};
+      std::fill_n(page + 10, 4086, std::byte{7});
+      if (reopening) {
+        or_throw(f.close());
+        f = or_throw(mutable_mapped_file::open_existing(path, {.reserve = 1 << 20}));
+      }
+      or_throw(f.resize(1000));
+      std::fill_n(f.writable_bytes().data() + 1000, 3096, std::byte{7});
+      (void)or_throw(f.append(bytes_of("abc")));
+      or_throw(f.resize(9000));
+      BOOST_TEST(
+          (text_of(f.bytes()) == std::string(9, '\0') + '\1' + std::string(990, '\0') + "abc" + std::string(7997, '\0')));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(keeps_what_was_written_through_the_mapping_when_it_grows_shrinks_and_moves) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f", {.size = 10'000, .reserve = 16'384}));
+  auto const content = pattern(10'000);
+  BOOST_TEST(f.write_at(0, bytes_of(content)) == content.size());
+  or_throw(f.resize(16'000));
+  or_throw(f.resize(9'000));
+  or_throw(f.reserve(1 << 20));
+  or_throw(f.resize(900'000));
+  BOOST_TEST((text_of(f.bytes()) == content.substr(0, 9'000) + std::string(891'000, '\0')));
+  BOOST_TEST((read_back(s / "f") == text_of(f.bytes())));
+}
+
+BOOST_AUTO_TEST_CASE(passes_four_gigabytes) {
+  scratch const s;
+  {
+    auto sparse = or_throw(fmmap::file::create_new(s / "f"));
+    or_throw(sparse.resize((std::uint64_t{1} << 32) + 10));
+  }
+  auto f = or_throw(mutable_mapped_file::open(s / "f", {.reserve = std::size_t{1} << 33}));
+  BOOST_TEST(or_throw(f.append(bytes_of("far"))) == (std::uint64_t{1} << 32) + 10);
+  BOOST_TEST(text_of(or_throw(f.bytes((std::uint64_t{1} << 32) + 10, 3))) == "far");
+  or_throw(f.resize((std::uint64_t{1} << 32) + 100'000));
+  f.writable_bytes()[(std::uint64_t{1} << 32) + 99'999] = std::byte{1};
+  or_throw(f.close());
+  BOOST_TEST(std::filesystem::file_size(s / "f") == (std::uint64_t{1} << 32) + 100'000);
+  BOOST_TEST(blocks_of(s / "f") < (std::uint64_t{4} << 20));
+}
+
+BOOST_AUTO_TEST_CASE(is_removed_and_stays_mapped) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", "abc")));
+  or_throw(f.remove());
+  BOOST_TEST(!std::filesystem::exists(s / "f"));
+  (void)or_throw(f.append(bytes_of("d")));
+  BOOST_TEST(text_of(f.bytes()) == "abcd");
+  BOOST_TEST(fails(f.remove(), std::errc::no_such_file_or_directory));
+}
+
+BOOST_AUTO_TEST_CASE(killed_at_any_call_of_an_append_leaves_whole_appends_and_no_tail) {
+  for (int const without_fallocate : {0, EOPNOTSUPP}) {
+    for (bool const after : {false, true}) {
+      int survived = 0;
+      for (std::uint64_t n = 1; survived < 3; ++n) { // a call that fails is not killed after, so one may survive early
+        scratch const s;
+        auto const path = s.file("log", "head:");
+        auto const child = start_child([&] {
+          auto f = or_throw(mutable_mapped_file::open_existing(path, {.reserve = 8192}));
+          seam::arm();
+          if (without_fallocate != 0) {
+            seam::fail(os::call::fallocate, without_fallocate);
+          }
+          seam::kill_at(n, after);
+          for (int i = 0; i < 4; ++i) {
+            (void)or_throw(f.append(bytes_of(pattern(3000, 7))));
+          }
+          or_throw(f.close());
+          return 0;
+        });
+        auto const end = end_of(child);
+        auto const size = std::filesystem::file_size(path);
+        BOOST_TEST_CONTEXT("call " << n << (after ? " after" : " before")) {
+          BOOST_TEST((size - 5) % 3000 == 0U);
+          std::string expected = "head:";
+          while (expected.size() < size) {
+            expected += pattern(3000, 7);
+          }
+          BOOST_TEST((read_back(path) == expected));
+          auto f = or_throw(mutable_mapped_file::open_existing(path));
+          BOOST_TEST(or_throw(f.append(bytes_of("next"))) == size);
+          or_throw(f.close());
+          BOOST_TEST((read_back(path) == expected + "next"));
+          BOOST_TEST(blocks_of(path) <= size + 2U * 4096);
+        }
+        BOOST_REQUIRE((end == 0 || end == -SIGKILL));
+        survived = end == 0 ? survived + 1 : 0;
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(killed_at_any_moment_leaves_only_whole_appends) {
+  scratch const s;
+  for (int round = 0; round < 10; ++round) {
+    auto const path = s / ("log" + std::to_string(round));
+    int acknowledged[2];
+    BOOST_REQUIRE(::pipe(acknowledged) == 0);
+    auto const child = start_child([&] {
+      auto f = or_throw(mutable_mapped_file::create(path, {.reserve = roomy}));
+      for (char i = 0;; ++i) {
+        (void)or_throw(f.append(bytes_of(std::string(100, i))));
+        if (::write(acknowledged[1], &i, 1) != 1) {
+          return 1;
+        }
+      }
+    });
+    ::close(acknowledged[1]);
+    std::size_t count = 0;
+    for (char byte = 0; count < 200U + static_cast<std::size_t>(round) * 37 && ::read(acknowledged[0], &byte, 1) == 1;) {
+      ++count;
+    }
+    ::kill(child, SIGKILL);
+    while (true) {
+      char byte = 0;
+      if (::read(acknowledged[0], &byte, 1) != 1) {
+        break;
+      }
+      ++count;
+    }
+    ::close(acknowledged[0]);
+    BOOST_TEST(end_of(child) == -SIGKILL);
+    auto const text = read_back(path);
+    BOOST_TEST(text.size() % 100 == 0U);
+    BOOST_TEST(text.size() / 100 >= count);
+    BOOST_TEST(text.size() / 100 <= count + 1);
+    bool whole = true;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      whole = whole && text[i] == static_cast<char>(i / 100);
+    }
+    BOOST_TEST(whole);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(behaves_like_a_vector_of_bytes_through_random_operations) {
+  scratch const s;
+  std::mt19937_64 random{seed_of_this_run()};
+  auto const up_to = [&](std::uint64_t most) { return static_cast<std::size_t>(random() % (most + 1)); };
+  constexpr std::size_t most = 200'000;
+  std::vector<std::byte> model;
+  std::optional<mutable_mapped_file> f{or_throw(mutable_mapped_file::create(s / "f"))};
+  auto const same = [&] { return std::ranges::equal(f->bytes(), model); };
+  for (int step = 0; step < 100'000; ++step) {
+    auto const choice = up_to(999);
+    if (choice < 300) {
+      auto const bytes = pattern(up_to(300), random());
+      auto const where = f->append(bytes_of(bytes));
+      BOOST_REQUIRE((where.has_value() && *where == model.size()));
+      model.insert(model.end(), bytes_of(bytes).begin(), bytes_of(bytes).end());
+    } else if (choice < 840) {
+      auto const bytes = pattern(up_to(300), random());
+      auto const at = up_to(model.size() + 10);
+      auto const expected = at >= model.size() ? 0 : std::min(bytes.size(), model.size() - at);
+      BOOST_REQUIRE(f->write_at(at, bytes_of(bytes)) == expected);
+      std::copy_n(bytes_of(bytes).begin(), expected, model.begin() + static_cast<std::ptrdiff_t>(std::min(at, model.size())));
+    } else if (choice < 880) {
+      auto const around = model.size() + up_to(10'000);
+      auto const size = up_to(9) == 0 ? up_to(most) : std::min(most, around > 5'000 ? around - 5'000 : around);
+      BOOST_REQUIRE(f->resize(size).has_value());
+      model.resize(size);
+    } else if (choice < 980) {
+      auto const at = up_to(model.size() + 5);
+      auto const length = up_to(300);
+      auto const got = f->bytes(at, length);
+      auto const fits = at <= model.size() && length <= model.size() - at;
+      BOOST_REQUIRE(got.has_value() == fits);
+      BOOST_REQUIRE((!fits || std::ranges::equal(*got, std::span{model}.subspan(at, length))));
+    } else if (choice < 984) {
+      BOOST_REQUIRE(f->shrink_to_fit().has_value());
+    } else if (choice < 988) {
+      BOOST_REQUIRE(f->reserve(up_to(2 * most)).has_value());
+    } else if (choice < 990) { // what lies past the end in the last page is not content
+      auto const size = f->size();
+      auto const rest = size % 4096 == 0 ? 0 : 4096 - size % 4096;
+      if (rest > 0) {
+        std::fill_n(f->writable_bytes().data() + size, rest, std::byte{0xee});
+      }
+    } else if (choice < 991) {
+      BOOST_REQUIRE(same());
+      if (choice % 2 == 0) {
+        BOOST_REQUIRE(f->close().has_value());
+      }
+      f.reset();
+      BOOST_REQUIRE(std::filesystem::file_size(s / "f") == model.size());
+      f.emplace(or_throw(mutable_mapped_file::open_existing(s / "f", {.reserve = up_to(most)})));
+      BOOST_REQUIRE(same());
+    } else {
+      BOOST_REQUIRE(same());
+    }
+    BOOST_REQUIRE(f->size() == model.size());
+  }
+  BOOST_TEST(same());
+  BOOST_TEST(entries_in(s) == 1);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -17,9 +17,10 @@
 // CTest makes one in the build folder: on a real file system, where memory is not.
 class scratch {
 public:
-  scratch() {
-    auto const* const base = std::getenv("FMMAP_SCRATCH");
-    auto pattern = (std::filesystem::path{base == nullptr ? "." : base} / "scratch-XXXXXX").string();
+  scratch() : scratch{std::getenv("FMMAP_SCRATCH") == nullptr ? "." : std::getenv("FMMAP_SCRATCH")} {}
+
+  explicit scratch(std::filesystem::path const& base) {
+    auto pattern = (base / "scratch-XXXXXX").string();
     if (::mkdtemp(pattern.data()) == nullptr) {
       throw std::runtime_error("cannot create " + pattern);
     }
@@ -47,6 +48,11 @@ public:
 private:
   std::filesystem::path folder_;
 };
+
+// Where files lie in memory, for what is about many operations and not about disks; a folder like any other without it.
+inline auto memory_folder() -> std::filesystem::path {
+  return std::filesystem::is_directory("/dev/shm") ? "/dev/shm" : ".";
+}
 
 inline auto read_back(std::filesystem::path const& path) -> std::string {
   std::ifstream in{path, std::ios::binary};

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#pragma once
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+
+#include <fcntl.h>
+#include <linux/loop.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "support/process.hpp"
+
+// Gives this process, a forked child, mounts of its own: as an ordinary user by way of a user namespace. Says why not when
+// the system refuses.
+inline auto own_mounts() -> std::string {
+  auto const user = ::getuid();
+  auto const group = ::getgid();
+  auto const root = ::geteuid() == 0;
+  if (::unshare(root ? CLONE_NEWNS : CLONE_NEWNS | CLONE_NEWUSER) != 0) {
+    return std::string{"no mount namespace: "} + std::strerror(errno);
+  }
+  if (!root) {
+    std::ofstream{"/proc/self/setgroups"} << "deny";
+    std::ofstream{"/proc/self/uid_map"} << "0 " << user << " 1";
+    std::ofstream{"/proc/self/gid_map"} << "0 " << group << " 1";
+  }
+  if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    return std::string{"no private mounts: "} + std::strerror(errno);
+  }
+  return {};
+}
+
+// A small file system in memory over `folder`, after `own_mounts`.
+inline auto mount_tmpfs(std::filesystem::path const& folder, char const* options) -> std::string {
+  if (::mount("none", folder.c_str(), "tmpfs", 0, options) != 0) {
+    return std::string{"no tmpfs: "} + std::strerror(errno);
+  }
+  return {};
+}
+
+// A small ext4 of `size` bytes in the file `image`, mounted over `folder` after `own_mounts`, as root.
+inline auto mount_ext4(std::filesystem::path const& image, std::filesystem::path const& folder, std::uintmax_t size)
+    -> std::string {
+  if (::geteuid() != 0) {
+    return "a loop device needs root";
+  }
+  std::ofstream{image};
+  std::filesystem::resize_file(image, size);
+  if (std::system(("PATH=$PATH:/usr/sbin:/sbin; mkfs.ext4 -q -F -m 0 -b 1024 -I 128 -O ^has_journal '" + image.string() + "' >/dev/null 2>&1")
+                      .c_str()) != 0) {
+    return "no mkfs.ext4";
+  }
+  auto const control = ::open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+  if (control < 0) {
+    return "no loop devices";
+  }
+  auto const backing = ::open(image.c_str(), O_RDWR | O_CLOEXEC);
+  std::string problem = "no free loop device";
+  for (int attempt = 0; attempt < 20; ++attempt) { // somebody else may take the free one first
+    auto const number = ::ioctl(control, LOOP_CTL_GET_FREE);
+    auto const name = "/dev/loop" + std::to_string(number);
+    auto const device = number < 0 ? -1 : ::open(name.c_str(), O_RDWR | O_CLOEXEC);
+    if (device < 0) {
+      break;
+    }
+    if (::ioctl(device, LOOP_SET_FD, backing) == 0) {
+      loop_info64 info{};
+      info.lo_flags = LO_FLAGS_AUTOCLEAR; // gone with its last user
+      ::ioctl(device, LOOP_SET_STATUS64, &info);
+      problem.clear();
+      if (::mount(name.c_str(), folder.c_str(), "ext4", 0, nullptr) != 0) {
+        problem = std::string{"no ext4: "} + std::strerror(errno);
+      }
+      ::close(device);
+      break;
+    }
+    ::close(device);
+  }
+  ::close(backing);
+  ::close(control);
+  return problem;
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#pragma once
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <iostream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include <grp.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+// What a part of a test in a process of its own has found wrong; it comes back to the test as one text.
+class findings {
+public:
+  void expect(bool holds, std::string_view what) {
+    if (!holds) {
+      text_.append(what).append("\n");
+    }
+  }
+
+  // What this process cannot show, and why.
+  void skip(std::string_view reason) { text_.append("SKIP: ").append(reason).append("\n"); }
+
+  [[nodiscard]] auto text() const -> std::string const& { return text_; }
+
+private:
+  std::string text_;
+};
+
+// Waits for a child and says how it ended: 0, its exit status, or minus the signal that killed it.
+inline auto end_of(pid_t child) -> int {
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) {
+      throw std::runtime_error(std::strerror(errno));
+    }
+  }
+  return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+// Runs `body` in a forked child that ends with the value it returns.
+inline auto start_child(std::function<int()> const& body) -> pid_t {
+  auto const child = ::fork();
+  if (child == 0) {
+    try {
+      ::_exit(body());
+    } catch (std::exception const& e) {
+      std::cerr << "in a child: " << e.what() << std::endl;
+      ::_exit(113);
+    }
+  }
+  return child;
+}
+
+// Runs `body` in a forked child and returns what it found wrong, how it was killed included; nothing when all holds. What
+// it had to skip is printed.
+inline auto found_in_child(std::function<void(findings&)> const& body) -> std::string {
+  int ends[2];
+  if (::pipe(ends) != 0) {
+    throw std::runtime_error("pipe");
+  }
+  auto const child = start_child([&] {
+    findings found;
+    try {
+      body(found);
+    } catch (std::exception const& e) {
+      found.expect(false, std::string{"thrown: "} + e.what());
+    }
+    auto const done = ::write(ends[1], found.text().data(), found.text().size());
+    return done == static_cast<ssize_t>(found.text().size()) ? 0 : 1;
+  });
+  ::close(ends[1]);
+  std::string text;
+  char buffer[4096];
+  for (ssize_t got = 0; (got = ::read(ends[0], buffer, sizeof buffer)) > 0;) {
+    text.append(buffer, static_cast<std::size_t>(got));
+  }
+  ::close(ends[0]);
+  if (auto const end = end_of(child); end != 0) {
+    text += "the child ended with " + std::to_string(end) + '\n';
+  }
+  std::string wrong;
+  for (std::string_view rest{text}; !rest.empty();) {
+    auto const line = rest.substr(0, rest.find('\n') + 1);
+    rest.remove_prefix(line.size());
+    if (line.starts_with("SKIP: ")) {
+      std::cout << line << std::flush;
+    } else {
+      wrong += line;
+    }
+  }
+  return wrong;
+}
+
+inline auto is_root() -> bool { return ::geteuid() == 0; }
+
+inline void skip(std::string_view reason) { std::cout << "SKIP: " << reason << std::endl; }
+
+// For good, in a child: from root to the user nobody.
+inline auto become_ordinary_user() -> bool {
+  constexpr uid_t nobody = 65534;
+  return ::setgroups(0, nullptr) == 0 && ::setresgid(nobody, nobody, nobody) == 0 && ::setresuid(nobody, nobody, nobody) == 0;
+}
+
+inline void limit(int what, rlim_t value) {
+  rlimit now{};
+  ::getrlimit(static_cast<__rlimit_resource>(what), &now);
+  now.rlim_cur = value; // the hard limit stays
+  if (::setrlimit(static_cast<__rlimit_resource>(what), &now) != 0) {
+    throw std::runtime_error("setrlimit");
+  }
+}
