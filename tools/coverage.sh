@@ -29,7 +29,7 @@ cmake --workflow --preset coverage
 find $tree/profiles -name '*.profraw' >$tree/profiles/list
 llvm-profdata-19 merge --sparse --failure-mode=all --input-files=$tree/profiles/list -o $tree/merged.profdata
 
-mapfile -t binaries < <(find $tree/tests -type f -executable ! -name '*.so*' | sort)
+mapfile -t binaries < <(find $tree/tests -maxdepth 1 -type f -executable | sort)
 ((${#binaries[@]})) || die "no test programs under $tree/tests"
 report=$(llvm-cov-19 report --instr-profile=$tree/merged.profdata --show-region-summary=false \
   --show-branch-summary=false "${binaries[@]/#/--object=}" --sources modules src)

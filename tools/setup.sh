@@ -176,7 +176,7 @@ as_owner cmake --build --preset release
 built="build/release in $SECONDS s, by clang $("clang++-$llvm" -dumpversion) and CMake $(cmake_version), on $system"
 
 say "record_log: killed while it appends, reopened, and again"
-recorded=$(as_owner build/release/examples/record_log)
+recorded=$(as_owner build/release/examples/record_log build/release/record_log.data)
 echo "$recorded"
 
 readonly text=/var/lib/dpkg/status

@@ -63,6 +63,8 @@ enum class errc : int {
 
 [[nodiscard]] auto make_error_code(errc code) noexcept -> std::error_code;
 
+class system_error;
+
 /// Why an operation failed, with what it was doing and to what.
 ///
 /// Two words wide, so that a `result` stays cheap to return; what only a person needs is kept behind a pointer that
@@ -108,7 +110,7 @@ public:
   [[nodiscard]] auto operator==(errc other) const noexcept -> bool { return code() == make_error_code(other); }
 
 private:
-  friend class system_error;
+  friend system_error;
   enum class kind : unsigned char { system, generic, fmmap, other };
 
   [[nodiscard]] auto text() const noexcept -> char const*; // null when memory for the message ran out

@@ -309,7 +309,7 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   std::fill_n(tail.get(), length, std::byte{0});
   auto const put = write_fully(target.descriptor(), old, {tail.get(), length});
   if (put.error != 0) {
-    (void)retry([&] { return os::set_size(target.descriptor(), old); });
+    drop_failure(retry([&] { return os::set_size(target.descriptor(), old); }), "restore the size of", target.path);
   }
   return put.error;
 }
@@ -328,7 +328,7 @@ auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t 
   }
   if (code != 0 && bytes.end > size) {
     // ext4 leaves the file grown and partly allocated.
-    (void)retry([&] { return os::set_size(target.descriptor(), size); });
+    drop_failure(retry([&] { return os::set_size(target.descriptor(), size); }), "restore the size of", target.path);
   }
   return code;
 }
@@ -361,7 +361,7 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
   }
   auto const undo = [&] {
     if (opened->created) {
-      (void)os::unlink(directory, path);
+      drop_failure(os::unlink(directory, path), "remove the new", path);
     }
   };
   auto const status = os::status(opened->descriptor.get());
@@ -692,7 +692,7 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   }
   if (options.level >= durability::data) {
     if (auto const synced = retry([&] { return os::sync(parent->descriptor.get()); }); !synced) {
-      (void)os::unlink(parent->descriptor.get(), parent->name.c_str());
+      drop_failure(os::unlink(parent->descriptor.get(), parent->name.c_str()), "remove the new", path.native());
       return fail(synced.error());
     }
   }

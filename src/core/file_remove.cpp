@@ -44,19 +44,33 @@ auto is_same_file(open_file const& target, os::file_status const& status) -> boo
   return target.identity == file_identity{.device = status.device, .inode = status.inode};
 }
 
-auto opened_through_link(open_file const& target) -> bool {
+auto is_missing(int code) -> bool { return code == ENOENT || code == ENOTDIR; }
+
+auto opened_through_link(open_file const& target) -> os::outcome<bool> {
   auto const itself = os::status_at(os::working_directory, target.path.c_str(), false);
-  if (!itself || itself->type != os::file_type::symlink) {
+  if (!itself) {
+    return is_missing(itself.error()) ? os::outcome<bool>{false} : std::unexpected(itself.error());
+  }
+  if (itself->type != os::file_type::symlink) {
     return false;
   }
   auto const behind = os::status_at(os::working_directory, target.path.c_str(), true);
-  return behind && is_same_file(target, *behind);
+  if (!behind) {
+    return is_missing(behind.error()) ? os::outcome<bool>{false} : std::unexpected(behind.error());
+  }
+  return is_same_file(target, *behind);
 }
 
 // The file has no name where one was expected: either another file has it, or nobody.
 auto nameless(open_file const& target) -> std::unexpected<error> {
-  if (!target.path.empty() && os::status_at(os::working_directory, target.path.c_str(), false)) {
-    return target.fail(errc::path_reused, "remove");
+  if (!target.path.empty()) {
+    auto const other = os::status_at(os::working_directory, target.path.c_str(), false);
+    if (other) {
+      return target.fail(errc::path_reused, "remove");
+    }
+    if (!is_missing(other.error())) {
+      return target.fail(other.error(), "remove");
+    }
   }
   return target.fail(ENOENT, "remove", {}, "the file no longer has a name");
 }
@@ -82,8 +96,14 @@ auto file::remove() -> result<void> {
   if (target.in_memory) {
     return target.fail(ENOENT, "remove", {}, "a file in memory has no name");
   }
-  if (!target.path.empty() && opened_through_link(target)) {
-    return target.fail(errc::symbolic_link, "remove", {}, "open the file by its own name to remove it");
+  if (!target.path.empty()) {
+    auto const through_link = opened_through_link(target);
+    if (!through_link) {
+      return target.fail(through_link.error(), "remove");
+    }
+    if (*through_link) {
+      return target.fail(errc::symbolic_link, "remove", {}, "open the file by its own name to remove it");
+    }
   }
   auto const name = present_name(target);
   if (!name) {

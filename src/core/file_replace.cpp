@@ -44,10 +44,16 @@ auto temporary_name_of(std::string_view name) -> std::string {
   return "." + std::string{name.substr(0, longest_name / 2)} + "." + std::to_string(hash).append(suffix);
 }
 
-auto is_named(os::descriptor file, os::descriptor directory, std::string const& name) -> bool {
+auto is_named(os::descriptor file, os::descriptor directory, std::string const& name) -> os::outcome<bool> {
   auto const mine = os::status(file);
+  if (!mine) {
+    return std::unexpected(mine.error());
+  }
   auto const there = os::status_at(directory, name.c_str(), false);
-  return mine && there && mine->device == there->device && mine->inode == there->inode;
+  if (!there) {
+    return there.error() == ENOENT ? os::outcome<bool>{false} : std::unexpected(there.error());
+  }
+  return mine->device == there->device && mine->inode == there->inode;
 }
 
 } // namespace
@@ -85,11 +91,23 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
     });
     if (named) {
       made.descriptor_ = unique_descriptor{*named};
-      if (os::try_lock_file(made.descriptor()) && made.has_temporary_name()) {
-        *made.named_ = true;
+      auto const locked = os::try_lock_file(made.descriptor());
+      if (!locked && locked.error() == EWOULDBLOCK) {
+        continue; // taken for a leftover in the moment before the lock
+      }
+      *made.named_ = true;
+      if (!locked) {
+        return std::unexpected(locked.error());
+      }
+      auto const kept = is_named(made.descriptor(), directory, made.temporary_name_);
+      if (!kept) {
+        return std::unexpected(kept.error());
+      }
+      if (*kept) {
         return made;
       }
-      continue; // taken for a leftover in the moment before the lock
+      *made.named_ = false; // taken for a leftover in the moment before the lock
+      continue;
     }
     if (named.error() != EEXIST) {
       return std::unexpected(named.error());
@@ -100,8 +118,6 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
   }
   return std::unexpected(EBUSY);
 }
-
-auto staged_file::has_temporary_name() const -> bool { return is_named(descriptor(), directory_, temporary_name_); }
 
 auto staged_file::clear_leftover() const -> os::outcome<void> {
   auto const opened = retry([&] { return os::open(directory_, temporary_name_.c_str(), {.no_follow = true}, 0); });
@@ -116,7 +132,11 @@ auto staged_file::clear_leftover() const -> os::outcome<void> {
     std::this_thread::sleep_for(name_pause); // its owner is between two system calls
     return {};
   }
-  if (!is_named(leftover.get(), directory_, temporary_name_)) {
+  auto const stale = is_named(leftover.get(), directory_, temporary_name_);
+  if (!stale) {
+    return std::unexpected(stale.error());
+  }
+  if (!*stale) {
     return {}; // its owner finished meanwhile
   }
   return os::unlink(directory_, temporary_name_.c_str());
@@ -163,6 +183,9 @@ auto find_target(std::string path) -> os::outcome<parent_directory> {
   auto here = open_parent(os::working_directory, path);
   for (int links = 0; here; ++links) {
     auto const status = os::status_at(here->descriptor.get(), here->name.c_str(), false);
+    if (!status && status.error() != ENOENT) {
+      return std::unexpected(status.error());
+    }
     if (!status || status->type != os::file_type::symlink) {
       return here;
     }

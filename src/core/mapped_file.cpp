@@ -32,9 +32,8 @@ auto mapped_file::open(std::filesystem::path const& path, read_options options) 
 }
 
 auto mapped_file::close() -> result<void> {
-  auto const unmapped = mapping_.close();
-  auto const closed = file_.close();
-  return unmapped ? closed : unmapped;
+  auto unmapped = mapping_.close();
+  return first_error(std::move(unmapped), file_.close());
 }
 
 } // namespace fmmap

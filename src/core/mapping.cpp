@@ -30,6 +30,11 @@ constexpr std::size_t huge_unit = std::size_t{2} << 20;
 
 auto address_of(std::byte const* p) noexcept -> std::uint64_t { return reinterpret_cast<std::uintptr_t>(p); }
 
+// The bytes of the pages that `size` bytes from the start of a page take.
+auto whole_pages(std::size_t size, std::size_t unit) noexcept -> std::size_t {
+  return static_cast<std::size_t>(os::outward({.begin = 0, .end = size}, unit).end);
+}
+
 auto path_of(std::shared_ptr<open_file> const& from) -> std::string_view {
   return from ? std::string_view{from->path} : std::string_view{};
 }
@@ -71,21 +76,18 @@ auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_pt
     return std::unexpected(held.error());
   }
   if (wanted.address != nullptr && *held != wanted.address) { // a system that takes the address for a hint
-    (void)os::unmap(*held, wanted.reserved);
+    drop_failure(os::unmap(*held, wanted.reserved), "unmap");
     return std::unexpected(EEXIST);
   }
-  auto* const base =
-      wanted.address != nullptr
-          ? *held
-          : *held + static_cast<std::ptrdiff_t>(*os::congruent(address_of(*held), wanted.file_offset, huge_unit) -
-                                                address_of(*held));
-  auto const before = static_cast<std::size_t>(base - *held);
+  auto const before =
+      slack == 0 ? 0 : static_cast<std::size_t>(os::gap_to_congruent(address_of(*held), wanted.file_offset, huge_unit));
   auto const after = slack - before;
+  auto* const base = *held + before;
   if (before > 0) {
-    (void)os::unmap(*held, before);
+    drop_failure(os::unmap(*held, before), "unmap");
   }
   if (after > 0) {
-    (void)os::unmap(base + wanted.reserved, after);
+    drop_failure(os::unmap(base + wanted.reserved, after), "unmap");
   }
   auto memory = std::make_shared<region>(base, wanted.reserved, wanted.unit, wanted.flags);
   if (auto const placed = map_over(base, wanted); !placed) {
@@ -105,7 +107,7 @@ auto place(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
     return std::unexpected(placed.error());
   }
   if (wanted.address != nullptr && *placed != wanted.address) {
-    (void)os::unmap(*placed, wanted.length);
+    drop_failure(os::unmap(*placed, wanted.length), "unmap");
     return std::unexpected(EEXIST);
   }
   return std::make_shared<region>(*placed, wanted.length, wanted.unit, wanted.flags);
@@ -178,12 +180,12 @@ auto advice_value_of(advice what) noexcept -> int {
 
 } // namespace
 
-auto to_string(advice what) noexcept -> std::string_view {
+auto to_string(advice a) noexcept -> std::string_view {
   constexpr std::array<std::string_view, 20> names{
       "normal",         "sequential", "random",       "will_need", "dont_need", "cold",    "page_out",
       "populate_read",  "populate_write", "huge_page", "no_huge_page", "collapse", "dont_fork", "do_fork",
       "wipe_on_fork",   "keep_on_fork", "dont_dump",  "do_dump",   "mergeable", "unmergeable"};
-  auto const index = static_cast<std::size_t>(what);
+  auto const index = static_cast<std::size_t>(a);
   return index < names.size() ? names[index] : "unknown";
 }
 
@@ -203,8 +205,14 @@ auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size
   std::size_t unit = os::page_size();
   if (options.page_size == page_size::require_huge) {
     auto const huge = os::is_huge_page_file(from->descriptor());
+    if (!huge) {
+      return from->fail(huge.error(), "map", options.range);
+    }
     auto const status = os::status(from->descriptor());
-    if (!huge || !*huge || !status) {
+    if (!status) {
+      return from->fail(status.error(), "map", options.range);
+    }
+    if (!*huge) {
       return from->fail(EINVAL, "map", options.range, "page_size::require_huge needs a file on hugetlbfs");
     }
     unit = status->block_size;
@@ -269,6 +277,9 @@ auto mapping::map(file const& from, map_options options) -> result<mapping> {
   }
   if (!state->readable) {
     return state->fail(EACCES, "map", options.range, "the descriptor was opened for writing only");
+  }
+  if (state->type == os::file_type::character_device && options.range.length != to_end) {
+    return handle_access::map(state, os::largest_offset, options); // a device has no size to hold the range against
   }
   auto const size = state->size();
   if (!size) {
@@ -390,8 +401,8 @@ auto mapping::resize_anonymous(std::size_t size) -> result<void> {
     return {};
   }
   auto const unit = region_->unit();
-  auto const old_pages = static_cast<std::size_t>(*os::round_up(size_, unit));
-  auto const new_pages = static_cast<std::size_t>(*os::round_up(size, unit));
+  auto const old_pages = whole_pages(size_, unit);
+  auto const new_pages = whole_pages(size, unit);
   auto flags = region_->flags;
   flags.replace = true;
   if (new_pages > old_pages) {
@@ -492,7 +503,7 @@ auto mapping::protect(fmmap::access access, bool executable) -> result<void> {
     }
   }
   // The reserve of a file is part of its mapping and gets its protection; that of anonymous memory stays inaccessible.
-  auto const length = !region_ ? 0 : file_ ? region_->length() : static_cast<std::size_t>(*os::round_up(size_, region_->unit()));
+  auto const length = !region_ ? 0 : file_ ? region_->length() : whole_pages(size_, region_->unit());
   if (length > 0) {
     if (auto const done = os::protect(region_->base(), length, protection_for(access, executable)); !done) {
       return fail(done.error());
@@ -508,7 +519,7 @@ namespace {
 // The pages around `part` of the bytes at `data`, as addresses.
 auto pages_around(std::byte const* data, os::interval part, std::size_t unit) -> os::interval {
   auto const begin = address_of(data);
-  return *os::outward({.begin = begin + part.begin, .end = begin + part.end}, unit);
+  return os::outward({.begin = begin + part.begin, .end = begin + part.end}, unit);
 }
 
 auto pointer_to(std::uint64_t address) -> std::byte* { return reinterpret_cast<std::byte*>(address); }
@@ -723,6 +734,19 @@ auto mapping::stage_flush(byte_range range, durability level) const -> result<fl
   return flush_job{std::make_unique<staged_flush>(std::move(*request))};
 }
 
+namespace {
+
+// Writes a byte back as it is, without losing what another thread writes meanwhile. Not by an operation such as
+// fetch_or(0), which the compiler may turn into a load.
+void dirty_page(std::byte* p) noexcept {
+  std::atomic_ref byte{*reinterpret_cast<unsigned char*>(p)};
+  auto value = byte.load(std::memory_order_relaxed);
+  while (!byte.compare_exchange_weak(value, value, std::memory_order_relaxed)) {
+  }
+}
+
+} // namespace
+
 auto mapping::rewrite(byte_range range) -> result<durability> {
   if (!open_) {
     return failure(errc::closed, "rewrite");
@@ -746,13 +770,11 @@ auto mapping::rewrite(byte_range range) -> result<durability> {
   }
   auto covered = os::interval{.begin = offset_ + part->begin, .end = offset_ + part->end};
   if (!part->empty()) {
-    // An atomic operation that changes nothing dirties the page under other writers' hands without losing their bytes.
     auto const page = os::page_size();
     for (auto at = part->begin; at < part->end; at = os::round_down(offset_ + at, page) + page - offset_) {
-      std::atomic_ref{*reinterpret_cast<unsigned char*>(data_ + at)}.fetch_or(0, std::memory_order_relaxed);
+      dirty_page(data_ + at);
     }
-    covered.begin = os::round_down(covered.begin, page);
-    covered.end = *os::round_up(covered.end, page);
+    covered = os::outward(covered, page);
   }
   if (covered.end >= *file_size) {
     covered.end = everything.end; // past the end there is nothing that could have been lost

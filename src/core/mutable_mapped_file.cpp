@@ -44,7 +44,7 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
   }
   auto const undo = [&] {
     if (opened->created) {
-      (void)os::unlink(os::working_directory, path.c_str());
+      drop_failure(os::unlink(os::working_directory, path.c_str()), "remove the new", path.native());
     }
   };
   auto const& target = *opened->state;
@@ -63,7 +63,7 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
                                     .page_size = options.page_size});
   if (!mapped) {
     if (grows) {
-      (void)os::set_size(target.descriptor(), 0);
+      drop_failure(retry([&] { return os::set_size(target.descriptor(), 0); }), "restore the size of", target.path);
     }
     undo();
     return std::unexpected(std::move(mapped).error());
@@ -253,9 +253,11 @@ auto mutable_mapped_file::allocate_ahead(std::uint64_t size) -> int {
 // Cuts the file back to the view, and the blocks past it with that.
 void mutable_mapped_file::undo_growth() noexcept {
   auto const& target = *handle_access::state(file_);
-  if (retry([&] { return os::set_size(target.descriptor(), size()); })) {
+  auto const cut = retry([&] { return os::set_size(target.descriptor(), size()); });
+  if (cut) {
     allocated_ = size();
   }
+  drop_failure(cut, "restore the size of", target.path);
 }
 
 auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std::uint64_t> {
@@ -285,10 +287,9 @@ auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std
 }
 
 auto mutable_mapped_file::close() -> result<void> {
-  auto const trimmed = shrink_to_fit();
-  auto const unmapped = mapping_.close();
-  auto const closed = file_.close();
-  return !trimmed ? trimmed : !unmapped ? unmapped : closed;
+  auto trimmed = shrink_to_fit();
+  auto unmapped = mapping_.close();
+  return first_error(first_error(std::move(trimmed), std::move(unmapped)), file_.close());
 }
 
 } // namespace fmmap

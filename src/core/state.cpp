@@ -35,6 +35,22 @@ auto failure(errc code, std::string_view operation, std::string_view path, std::
   return std::unexpected(error::make(code, operation, path, range, hint));
 }
 
+void drop_failure(os::outcome<void> const& done, std::string_view operation, std::string_view path) noexcept {
+  if (!done) [[unlikely]] {
+    drop(error::make({done.error(), std::system_category()}, operation, path));
+  }
+}
+
+auto first_error(result<void> first, result<void> second) -> result<void> {
+  if (first) {
+    return second;
+  }
+  if (!second) {
+    drop(second.error());
+  }
+  return first;
+}
+
 auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval> {
   if (range.length == to_end) {
     return range.offset <= size ? std::optional{os::interval{.begin = range.offset, .end = size}} : std::nullopt;
@@ -54,9 +70,7 @@ unique_descriptor::~unique_descriptor() {
   if (value_ == os::no_descriptor) {
     return;
   }
-  if (auto const closed = os::close(value_); !closed) {
-    drop(error::make({closed.error(), std::system_category()}, "close"));
-  }
+  drop_failure(os::close(value_), "close");
 }
 
 auto open_file::close() -> result<void> {
@@ -193,11 +207,7 @@ auto open_file::sync_rewritten(os::interval part) -> result<durability> {
   return durability::data;
 }
 
-region::~region() {
-  if (auto const done = unmap(); !done) {
-    drop(error::make({done.error(), std::system_category()}, "unmap"));
-  }
-}
+region::~region() { drop_failure(unmap(), "unmap"); }
 
 auto region::unmap() -> os::outcome<void> {
   if (length_ == 0) {
@@ -252,10 +262,8 @@ void region::unlock(os::interval addresses) noexcept {
     subtract(unheld, other);
   }
   for (auto const& part : unheld) {
-    auto const done = in_chunks(part, [](void* begin, std::size_t length) { return os::unlock_memory(begin, length); });
-    if (!done) {
-      drop(error::make({done.error(), std::system_category()}, "unlock memory"));
-    }
+    drop_failure(in_chunks(part, [](void* begin, std::size_t length) { return os::unlock_memory(begin, length); }),
+                 "unlock memory");
   }
 }
 

@@ -37,6 +37,12 @@ namespace fmmap {
 // Hands an error to the handler of set_dropped_error_handler.
 [[gnu::cold]] void drop(error const& why) noexcept;
 
+// The same for a step that undoes or releases something, where another error, or none, is to be returned.
+void drop_failure(os::outcome<void> const& done, std::string_view operation, std::string_view path = {}) noexcept;
+
+// Of two outcomes the first error; a second one is dropped.
+[[nodiscard]] auto first_error(result<void> first, result<void> second) -> result<void>;
+
 // Makes a system call again as long as a signal interrupts it.
 template <class Call>
 auto retry(Call call) {
@@ -227,7 +233,6 @@ private:
   staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named);
   [[nodiscard]] auto take_temporary_name() -> os::outcome<void>;
   [[nodiscard]] auto clear_leftover() const -> os::outcome<void>;
-  [[nodiscard]] auto has_temporary_name() const -> bool;
 
   unique_descriptor descriptor_;
   os::descriptor directory_;

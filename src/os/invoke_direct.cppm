@@ -5,6 +5,7 @@ module;
 #include <concepts>
 #include <cstddef>
 #include <expected>
+#include <type_traits>
 
 // The seam of the installed library: nothing between the caller and the system.
 export module fmmap.os:invoke;
@@ -15,7 +16,7 @@ export namespace fmmap::os {
 
 // Makes the system call `real`, which reports failure as -1 and errno.
 template <std::invocable Call>
-auto invoke(call, Call real) noexcept -> outcome<decltype(real())> {
+auto invoke(call, Call real) noexcept -> outcome<std::invoke_result_t<Call&>> {
   auto const value = real();
   if (value == -1) [[unlikely]] {
     return std::unexpected(errno);

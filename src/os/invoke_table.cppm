@@ -13,6 +13,7 @@ module;
 #include <expected>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 // The seam of the build that tests link: every system call passes a table that can count, fail, shorten, delay, kill,
@@ -28,6 +29,7 @@ enum class kill_side : unsigned char { before, after };
 // What the table does with one kind of call, whenever it is made.
 struct rule {
   int error = 0;                           // fails with this errno
+  std::uint64_t spared = 0;                // after that many more that are let through
   std::uint64_t remaining = 0;             // that many more times
   std::size_t longest_transfer = SIZE_MAX; // bytes
   std::chrono::microseconds delay{0};
@@ -40,6 +42,7 @@ struct table {
   std::uint64_t nth = 0; // the ordinal to disturb, from 1
   int nth_error = 0;
   std::uint64_t nth_times = 1; // how many calls from there on
+  std::vector<std::uint64_t> failed; // the ordinals from `nth` on that were made to fail
   std::uint64_t injected = 0;
   std::uint64_t kill_at = 0;
   kill_side side = kill_side::before;
@@ -68,11 +71,14 @@ auto enter(call which) -> verdict {
   }
   verdict result{.error = 0, .kill_after = ordinal == state.kill_at};
   auto& mine = state.rules[static_cast<std::size_t>(which)];
-  if (mine.remaining > 0) {
+  if (state.nth != 0 && ordinal >= state.nth && ordinal - state.nth < state.nth_times) {
+    result.error = state.nth_error;
+    state.failed.push_back(ordinal);
+  } else if (mine.remaining > 0 && mine.spared > 0) {
+    --mine.spared;
+  } else if (mine.remaining > 0) {
     --mine.remaining;
     result.error = mine.error;
-  } else if (state.nth != 0 && ordinal >= state.nth && ordinal - state.nth < state.nth_times) {
-    result.error = state.nth_error;
   }
   state.injected += result.error != 0 ? 1 : 0;
   auto const delay = mine.delay;
@@ -94,7 +100,7 @@ auto longest_transfer(call which) -> std::size_t {
 export namespace fmmap::os {
 
 template <std::invocable Call>
-auto invoke(call which, Call real) noexcept -> outcome<decltype(real())> {
+auto invoke(call which, Call real) noexcept -> outcome<std::invoke_result_t<Call&>> {
   seam::verdict planned;
   if (seam::armed.load(std::memory_order_relaxed)) [[unlikely]] {
     planned = seam::enter(which);
@@ -136,6 +142,7 @@ void arm() {
   std::scoped_lock const lock{state.mutex};
   state.rules.fill({});
   state.trace.clear();
+  state.failed.clear();
   state.nth = state.kill_at = state.injected = 0;
   armed = true;
 }
@@ -152,12 +159,13 @@ void fail_nth(std::uint64_t nth, int error, std::uint64_t times = 1) {
   state.nth_times = times;
 }
 
-// The next `times` calls of one kind fail with `error`.
-void fail(call which, int error, std::uint64_t times = every_time) {
+// The next `times` calls of one kind fail with `error`, once `spared` of them have been let through.
+void fail(call which, int error, std::uint64_t times = every_time, std::uint64_t spared = 0) {
   auto& state = the_table();
   std::scoped_lock const lock{state.mutex};
   auto& mine = state.rules[static_cast<std::size_t>(which)];
   mine.error = error;
+  mine.spared = spared;
   mine.remaining = times;
 }
 
@@ -191,6 +199,13 @@ auto calls() -> std::vector<call> {
   auto& state = the_table();
   std::scoped_lock const lock{state.mutex};
   return state.trace;
+}
+
+// The ordinals of the calls that `fail_nth` has made fail.
+auto failed_ordinals() -> std::vector<std::uint64_t> {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  return state.failed;
 }
 
 // How many calls the table has failed since `arm`.

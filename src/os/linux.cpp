@@ -381,14 +381,15 @@ auto resident_pages(void* address, std::size_t length, unsigned char* pages) noe
   return perform(call::mincore, [&] { return ::mincore(address, length, pages); });
 }
 
+// By number: the sanitizers' mlock and munlock do nothing.
 auto lock_memory(void* address, std::size_t length, bool on_fault) noexcept -> outcome<void> {
   return perform(call::mlock, [&] {
-    return on_fault ? ::mlock2(address, length, MLOCK_ONFAULT) : ::mlock(address, length);
+    return on_fault ? ::syscall(SYS_mlock2, address, length, MLOCK_ONFAULT) : ::syscall(SYS_mlock, address, length);
   });
 }
 
 auto unlock_memory(void* address, std::size_t length) noexcept -> outcome<void> {
-  return perform(call::munlock, [&] { return ::munlock(address, length); });
+  return perform(call::munlock, [&] { return ::syscall(SYS_munlock, address, length); });
 }
 
 auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {

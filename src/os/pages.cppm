@@ -42,13 +42,13 @@ constexpr auto fits(std::uint64_t offset, std::uint64_t length, std::uint64_t si
   return offset <= size && length <= size - offset;
 }
 
-// The smallest run of whole units that holds `bytes`: for calls that may touch more than asked.
-constexpr auto outward(interval bytes, std::uint64_t unit) noexcept -> std::optional<interval> {
-  auto const end = round_up(bytes.end, unit);
-  if (!end) {
-    return std::nullopt;
+// The smallest run of whole units that holds `bytes`, for calls that may touch more than asked. Of bytes that exist, so
+// that their last unit does too.
+constexpr auto outward(interval bytes, std::uint64_t unit) noexcept -> interval {
+  if (bytes.empty()) {
+    return bytes;
   }
-  return bytes.empty() ? interval{bytes.begin, bytes.begin} : interval{round_down(bytes.begin, unit), *end};
+  return {.begin = round_down(bytes.begin, unit), .end = round_down(bytes.end - 1, unit) + unit};
 }
 
 // The largest run of whole units inside `bytes`, possibly empty: for calls that destroy what they touch.
@@ -61,10 +61,9 @@ constexpr auto inward(interval bytes, std::uint64_t unit) noexcept -> interval {
   return {*begin, end};
 }
 
-// The lowest address at or above `address` that equals `offset` modulo `unit`; empty when it does not fit.
-constexpr auto congruent(std::uint64_t address, std::uint64_t offset, std::uint64_t unit) noexcept
-    -> std::optional<std::uint64_t> {
-  return checked_add(address, (offset - address) & (unit - 1));
+// How far above `address` the first address lies that equals `offset` modulo `unit`.
+constexpr auto gap_to_congruent(std::uint64_t address, std::uint64_t offset, std::uint64_t unit) noexcept -> std::uint64_t {
+  return (offset - address) & (unit - 1);
 }
 
 } // namespace fmmap::os
