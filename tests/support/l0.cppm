@@ -342,8 +342,9 @@ private:
   void check_error(fmmap::error const& why, std::string_view kind) {
     auto const code = why.code();
     auto const systems = code.category() == std::system_category() || code.category() == std::generic_category();
+    auto const pretended = std::ranges::any_of(of_.absent, [&](absence const& a) { return a.error == code.value(); });
     auto const own = std::ranges::any_of(of_.errors, [&](fmmap::errc e) { return why == e; });
-    if (!own && !(systems && code.value() == how_.error.value)) {
+    if (!own && !(systems && (pretended || code.value() == how_.error.value))) {
       fault(std::string{kind} + " another error: " + why.message());
     }
     if (why.operation().empty() || why.message().empty()) {
