@@ -88,6 +88,9 @@ function(fmmap_set_language target)
   # CXX_EXTENSIONS stays unset: it would be exported, and a consumer with the other setting could not import the module.
   target_compile_features(${target} PUBLIC cxx_std_23)
   set_target_properties(${target} PROPERTIES CXX_SCAN_FOR_MODULES ON POSITION_INDEPENDENT_CODE ON)
+  if(NOT FMMAP_INSTALL)
+    set_target_properties(${target} PROPERTIES EXCLUDE_FROM_ALL ON) # built where something links it
+  endif()
 endfunction()
 
 # fmmap_find(<part> <package> [version] [COMPONENTS ...] CURE <apt line>)

@@ -26,7 +26,7 @@ std::filesystem::path const sources{FMMAP_SOURCE_DIR};
 // The functions of an interface unit that return a result, as "class::function" or "function". The layout that
 // .clang-format keeps is relied on: what is declared at namespace scope starts its line.
 void collect(std::filesystem::path const& unit, std::set<std::string>& functions) {
-  static std::regex const function{R"(auto (\w+)\([^;{]*-> result<)"};
+  static std::regex const function{R"(auto (\w+)\([^;]*\)[\w &]*-> result<)"};
   static std::regex const pure{R"(= 0;$)"};
   std::istringstream text{read_back(unit)};
   std::string scope;
