@@ -60,6 +60,16 @@ auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
 constexpr std::size_t mebibyte = std::size_t{1} << 20;
 constexpr auto full = std::errc::no_space_on_device;
 
+// Content to fill a disk with, made quickly.
+auto much(std::size_t size) -> std::string {
+  std::string text;
+  for (auto const piece = pattern(65'536); text.size() < size;) {
+    text += piece;
+  }
+  text.resize(size);
+  return text;
+}
+
 auto entries_in(std::filesystem::path const& folder) -> std::string {
   std::vector<std::string> names;
   for (auto const& entry : std::filesystem::directory_iterator{folder}) {
@@ -139,7 +149,7 @@ BOOST_AUTO_TEST_CASE(fails_allocate_and_leaves_size_content_and_space) {
 BOOST_AUTO_TEST_CASE(fails_write_at_and_says_how_far_it_came) {
   on_small_disks([](findings& found, std::filesystem::path const& disk) {
     auto f = or_throw(file::create_new(disk / "f"));
-    auto const content = pattern(20 * mebibyte);
+    auto const content = much(20 * mebibyte);
     auto const outcome = f.write_at(0, bytes_of(content));
     found.expect(fails(outcome, full), "write");
     auto const range = !outcome ? outcome.error().range() : std::nullopt;
@@ -173,7 +183,7 @@ BOOST_AUTO_TEST_CASE(fails_append_and_holds_no_space_for_it) {
     auto const* const base = f.bytes().data();
     or_throw(f.shrink_to_fit());
     auto const before = free_bytes(disk);
-    found.expect(fails(f.append(bytes_of(pattern(30 * mebibyte))), full), "append");
+    found.expect(fails(f.append(bytes_of(much(30 * mebibyte))), full), "append");
     found.expect(f.size() == 1000 && std::filesystem::file_size(disk / "f") == 1000, "size");
     found.expect(f.bytes().data() == base && text_of(f.bytes()) == pattern(1000), "content");
     found.expect(free_bytes(disk) + 65'536 > before, "space");
@@ -187,7 +197,7 @@ BOOST_AUTO_TEST_CASE(fails_append_and_holds_no_space_for_it) {
     found.expect(std::filesystem::file_size(disk / "f") == f.size(), "size of the file when full");
     found.expect(text_of(f.bytes()).substr(f.size() - 10'000) == pattern(10'000), "content when full");
     or_throw(f.resize(1000));
-    (void)or_throw(f.append(bytes_of(pattern(mebibyte)))); // and there is space again
+    (void)or_throw(f.append(bytes_of(much(mebibyte)))); // and there is space again
     or_throw(f.close());
   });
 }
@@ -195,13 +205,13 @@ BOOST_AUTO_TEST_CASE(fails_append_and_holds_no_space_for_it) {
 BOOST_AUTO_TEST_CASE(leaves_nothing_of_an_append_that_allocated_only_a_part) {
   on_small_disks([](findings& found, std::filesystem::path const& disk) {
     auto f = or_throw(fmmap::mutable_mapped_file::create(disk / "f", {.reserve = 64 * mebibyte}));
-    (void)or_throw(f.append(bytes_of(pattern(mebibyte))));
+    (void)or_throw(f.append(bytes_of(much(mebibyte))));
     or_throw(f.shrink_to_fit());
     fill_up(disk, mebibyte); // less than it would allocate ahead
     auto const before = free_bytes(disk);
     (void)or_throw(f.append(bytes_of(pattern(300'000))));
     found.expect(free_bytes(disk) + 400'000 > before, "nothing held but what was appended");
-    found.expect(fails(f.append(bytes_of(pattern(2 * mebibyte))), full), "append");
+    found.expect(fails(f.append(bytes_of(much(2 * mebibyte))), full), "append");
     found.expect(free_bytes(disk) + 400'000 > before, "nor after a failure");
     or_throw(f.close());
     found.expect(std::filesystem::file_size(disk / "f") == mebibyte + 300'000, "size");
@@ -245,13 +255,13 @@ BOOST_AUTO_TEST_CASE(fails_replace_file_and_leaves_the_old_content) {
 BOOST_AUTO_TEST_CASE(fails_clone_to_and_leaves_no_file) {
   on_small_disks([](findings& found, std::filesystem::path const& disk) {
     scratch const elsewhere;
-    auto const f = or_throw(file::open(elsewhere.file("big", pattern(20 * mebibyte))));
+    auto const f = or_throw(file::open(elsewhere.file("big", much(20 * mebibyte))));
     found.expect(fails(f.clone_to(disk / "copy"), full), "from another disk");
     auto here = or_throw(file::create_new(disk / "f"));
-    or_throw(here.write_at(0, bytes_of(pattern(6 * mebibyte))));
+    or_throw(here.write_at(0, bytes_of(much(6 * mebibyte))));
     found.expect(fails(here.clone_to(disk / "copy"), full), "on the same disk");
     found.expect(entries_in(disk) == "f ", "no leftover");
-    found.expect(read_back(disk / "f") == pattern(6 * mebibyte), "content");
+    found.expect(read_back(disk / "f") == much(6 * mebibyte), "content");
   });
 }
 

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-#include <boost/test/unit_test.hpp>
-
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -20,6 +18,8 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#include <boost/test/unit_test.hpp>
 
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -142,7 +142,8 @@ BOOST_AUTO_TEST_CASE(refuses_what_is_not_a_file_and_paths_with_nul) {
   BOOST_TEST(fails(mutable_mapped_file::open(s.folder() / std::string_view{"a\0b", 3}), std::errc::invalid_argument));
   BOOST_TEST(fails(mutable_mapped_file::open("/dev/zero"), errc::not_a_regular_file));
   std::filesystem::create_symlink(s.file("f", "abc"), s / "link");
-  BOOST_TEST(fails(mutable_mapped_file::open(s / "link", {.symlinks = fmmap::symlinks::refuse_last}), errc::symbolic_link));
+  BOOST_TEST(
+      fails(mutable_mapped_file::open(s / "link", {.symlinks = fmmap::symlinks::refuse_last}), errc::symbolic_link));
   BOOST_TEST(or_throw(mutable_mapped_file::open(s / "link")).size() == 3U);
 }
 
@@ -155,8 +156,8 @@ BOOST_AUTO_TEST_CASE(leaves_no_file_when_creating_fails_at_any_call) {
       {
         armed const table;
         seam::fail_nth(n, code);
-        auto const f =
-            mutable_mapped_file::create(s / "f", {.size = 5000, .reserve = 1 << 20, .populate = true, .sync_directory = true});
+        auto const f = mutable_mapped_file::create(
+            s / "f", {.size = 5000, .reserve = 1 << 20, .populate = true, .sync_directory = true});
         made = f.has_value();
         injected = seam::injected() > 0;
       }
@@ -472,8 +473,8 @@ BOOST_AUTO_TEST_CASE(never_shows_what_was_stored_past_its_end) {
       std::fill_n(f.writable_bytes().data() + 1000, 3096, std::byte{7});
       (void)or_throw(f.append(bytes_of("abc")));
       or_throw(f.resize(9000));
-      BOOST_TEST(
-          (text_of(f.bytes()) == std::string(9, '\0') + '\1' + std::string(990, '\0') + "abc" + std::string(7997, '\0')));
+      BOOST_TEST((text_of(f.bytes()) ==
+                  std::string(9, '\0') + '\1' + std::string(990, '\0') + "abc" + std::string(7997, '\0')));
     }
   }
 }
@@ -576,7 +577,8 @@ BOOST_AUTO_TEST_CASE(killed_at_any_moment_leaves_only_whole_appends) {
     });
     ::close(acknowledged[1]);
     std::size_t count = 0;
-    for (char byte = 0; count < 200U + static_cast<std::size_t>(round) * 37 && ::read(acknowledged[0], &byte, 1) == 1;) {
+    for (char byte = 0;
+         count < 200U + static_cast<std::size_t>(round) * 37 && ::read(acknowledged[0], &byte, 1) == 1;) {
       ++count;
     }
     ::kill(child, SIGKILL);
@@ -602,7 +604,7 @@ BOOST_AUTO_TEST_CASE(killed_at_any_moment_leaves_only_whole_appends) {
 }
 
 BOOST_AUTO_TEST_CASE(behaves_like_a_vector_of_bytes_through_random_operations) {
-  scratch const s;
+  scratch const s{memory_folder()};
   std::mt19937_64 random{seed_of_this_run()};
   auto const up_to = [&](std::uint64_t most) { return static_cast<std::size_t>(random() % (most + 1)); };
   constexpr std::size_t most = 200'000;
@@ -621,7 +623,8 @@ BOOST_AUTO_TEST_CASE(behaves_like_a_vector_of_bytes_through_random_operations) {
       auto const at = up_to(model.size() + 10);
       auto const expected = at >= model.size() ? 0 : std::min(bytes.size(), model.size() - at);
       BOOST_REQUIRE(f->write_at(at, bytes_of(bytes)) == expected);
-      std::copy_n(bytes_of(bytes).begin(), expected, model.begin() + static_cast<std::ptrdiff_t>(std::min(at, model.size())));
+      std::copy_n(bytes_of(bytes).begin(), expected,
+                  model.begin() + static_cast<std::ptrdiff_t>(std::min(at, model.size())));
     } else if (choice < 880) {
       auto const around = model.size() + up_to(10'000);
       auto const size = up_to(9) == 0 ? up_to(most) : std::min(most, around > 5'000 ? around - 5'000 : around);
