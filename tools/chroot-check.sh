@@ -120,17 +120,18 @@ note_tests() {
   shown+=("        $passed")
 }
 
-# Prints the commands of the first fenced block of README.md that runs setup.sh, from that line on.
+# Prints README.md's two commands: what its code blocks say from the line on that runs setup.sh.
 readme_commands() {
-  awk '/^ *```/ { fenced = !fenced; if (found) exit; next }
+  awk '/^```/ { fenced = !fenced; next }
        fenced && /setup\.sh/ { found = 1 }
-       fenced && found { sub(/^\$ /, ""); sub(/ +#.*/, ""); if (NF) print }' README.md
+       fenced && found && n < 2 { sub(/^\$ /, ""); sub(/ +#.*/, ""); if (NF) { print; ++n } }' README.md
 }
 
 check_readme() {
   local -a commands
   mapfile -t commands < <(readme_commands)
-  ((${#commands[@]} == 2)) || die "README.md gives ${#commands[@]} commands from setup.sh on, where it promises two"
+  [[ ${commands[0]:-} == *setup.sh* && ${commands[1]:-} == *"cmake --workflow"* ]] ||
+    die "README.md does not give the two commands it promises: tools/setup.sh and a cmake --workflow"
   step "first command" root "${commands[0]}"
   mapfile -t -O "${#shown[@]}" shown < <(sed -n 's/^setup:   /        /p' "$work/log")
   step "second command" newcomer "${commands[1]}"
