@@ -151,7 +151,8 @@ auto new_file() -> std::filesystem::path {
 
 void resize_ours(benchmark::State& state) {
   for (auto _ : state) {
-    auto file = fmmap::or_throw(fmmap::mutable_mapped_file::create(new_file(), {.reserve = resize_step * resize_steps}));
+    auto file =
+        fmmap::or_throw(fmmap::mutable_mapped_file::create(new_file(), {.reserve = resize_step * resize_steps}));
     bench::stopwatch time{state};
     for (std::size_t i = 1; i <= resize_steps; ++i) {
       fmmap::or_throw(file.resize(i * resize_step));

@@ -29,7 +29,8 @@ inline auto size_of(int file) -> std::size_t {
 class mapped_file {
 public:
   explicit mapped_file(char const* path)
-      : file_{bench::checked(::open(path, O_RDONLY | open_flags), "open")}, size_{size_of(file_)},
+      : file_{bench::checked(::open(path, O_RDONLY | open_flags), "open")},
+        size_{size_of(file_)},
         data_{::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file_, 0)} {
     bench::checked(reinterpret_cast<std::intptr_t>(data_), "mmap");
   }
@@ -40,7 +41,9 @@ public:
     ::close(file_);
   }
 
-  [[nodiscard]] auto bytes() const -> std::span<std::byte const> { return {static_cast<std::byte const*>(data_), size_}; }
+  [[nodiscard]] auto bytes() const -> std::span<std::byte const> {
+    return {static_cast<std::byte const*>(data_), size_};
+  }
 
 private:
   int file_;
@@ -52,7 +55,8 @@ private:
 class growing_file {
 public:
   growing_file(char const* path, std::size_t reserved)
-      : file_{bench::checked(::open(path, O_RDWR | O_CREAT | O_TRUNC | open_flags, 0600), "open")}, reserved_{reserved},
+      : file_{bench::checked(::open(path, O_RDWR | O_CREAT | O_TRUNC | open_flags, 0600), "open")},
+        reserved_{reserved},
         data_{::mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_SHARED, file_, 0)} {
     bench::checked(reinterpret_cast<std::intptr_t>(data_), "mmap");
   }

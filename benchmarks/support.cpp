@@ -116,7 +116,8 @@ auto is_durable(benchmark::State& state) -> bool {
 }
 
 void settle() {
-  auto const folder = checked(::open(chosen.folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open the data folder");
+  auto const folder =
+      checked(::open(chosen.folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open the data folder");
   checked(::syncfs(folder), "sync the data folder");
   checked(::close(folder), "close");
 }

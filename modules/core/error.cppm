@@ -34,8 +34,6 @@ enum class errc : int {
   reservation_exceeded,
   /// There is no file behind the memory that could outlive the process.
   not_durable,
-  /// An earlier sync failed; the kernel may have dropped the data it could not write. `rewrite` writes them again.
-  sync_failed,
   /// Memory that is writable and executable at once is refused.
   writable_and_executable,
   /// The advice would change bytes; `discard` does that by name.
@@ -52,8 +50,6 @@ enum class errc : int {
   closed,
   /// The handle is shared with a mapping, a view or a staged flush, and cannot be given up alone.
   in_use,
-  /// The bytes are not aligned as the type asked for must be.
-  misaligned,
   /// The job has already run.
   already_run,
 };
@@ -81,7 +77,8 @@ public:
                                  std::optional<byte_range> range = {}, std::string_view hint = {}) noexcept -> error;
 
   error(error const& other) noexcept;
-  error(error&& other) noexcept : value_{other.value_}, kind_{other.kind_}, details_{std::exchange(other.details_, nullptr)} {}
+  error(error&& other) noexcept
+      : value_{other.value_}, kind_{other.kind_}, details_{std::exchange(other.details_, nullptr)} {}
   auto operator=(error const& other) noexcept -> error&;
   auto operator=(error&& other) noexcept -> error&;
 
@@ -106,7 +103,9 @@ public:
   /// One sentence: what failed, on what, why, and what can be done where that is known.
   [[nodiscard]] auto message() const -> std::string;
 
-  [[nodiscard]] auto operator==(std::errc other) const noexcept -> bool { return code() == std::make_error_condition(other); }
+  [[nodiscard]] auto operator==(std::errc other) const noexcept -> bool {
+    return code() == std::make_error_condition(other);
+  }
   [[nodiscard]] auto operator==(errc other) const noexcept -> bool { return code() == make_error_code(other); }
 
 private:

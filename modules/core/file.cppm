@@ -82,7 +82,16 @@ struct file_seals {
   auto operator==(file_seals const&) const -> bool = default;
 };
 
-enum class file_type : unsigned char { regular, directory, symlink, fifo, socket, block_device, character_device, other };
+enum class file_type : unsigned char {
+  regular,
+  directory,
+  symlink,
+  fifo,
+  socket,
+  block_device,
+  character_device,
+  other
+};
 
 /// What tells one file of a machine from every other: the device it is on and its number there.
 struct file_identity {
@@ -209,7 +218,8 @@ public:
   /// Copies the file to `path`, which must not exist, sharing blocks where the file system can.
   ///
   /// Returns how. Errors: `std::errc::file_exists`, or what the system reports; no file is then left at `path`.
-  [[nodiscard]] auto clone_to(std::filesystem::path const& path, clone_options options = {}) const -> result<clone_method>;
+  [[nodiscard]] auto clone_to(std::filesystem::path const& path, clone_options options = {}) const
+      -> result<clone_method>;
 
   /// Reads bytes from `offset` on. Returns how many: fewer than asked only at the end of the file.
   [[nodiscard]] auto read_at(std::uint64_t offset, std::span<std::byte> bytes) const -> result<std::size_t>;

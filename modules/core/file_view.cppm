@@ -54,7 +54,8 @@ public:
 
 private:
   explicit file_view(mapping mapped) noexcept : mapping_{std::move(mapped)}, bytes_{mapping_.bytes()} {}
-  file_view(std::unique_ptr<std::byte[]> copy, std::size_t size) noexcept : copy_{std::move(copy)}, bytes_{copy_.get(), size} {}
+  file_view(std::unique_ptr<std::byte[]> copy, std::size_t size) noexcept
+      : copy_{std::move(copy)}, bytes_{copy_.get(), size} {}
 
   mapping mapping_;
   std::unique_ptr<std::byte[]> copy_;

@@ -146,7 +146,7 @@ private:
 /// A range of a file, or memory without a file, in the address space.
 ///
 /// Spans of its bytes stay valid, at the same address, until one of these happens: the mapping is closed, destroyed or
-/// assigned to (and no `shared_bytes` keeps it); `resize` cuts them off; `reserve` or `remap` moves it. Nothing else moves
+/// assigned to (and no `shared_bytes` keeps it); `resize` cuts them off; `reserve` moves it. Nothing else moves
 /// or ends them; moving the `mapping` object does not.
 ///
 /// Reading or writing bytes that another process has cut off the file raises SIGBUS.
@@ -244,7 +244,8 @@ public:
 
   /// Prepares a flush that runs later, on any thread, whatever becomes of this object meanwhile. Errors: as `flush`, before
   /// anything is written.
-  [[nodiscard]] auto stage_flush(byte_range range = whole, durability level = durability::data) const -> result<flush_job>;
+  [[nodiscard]] auto stage_flush(byte_range range = whole, durability level = durability::data) const
+      -> result<flush_job>;
 
   /// Writes the pages around `range` again and syncs them, and with that ends what a failed sync began, as far as they go.
   ///

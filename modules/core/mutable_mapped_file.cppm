@@ -129,7 +129,8 @@ public:
   }
 
   /// As `mapping::stage_flush`.
-  [[nodiscard]] auto stage_flush(byte_range range = whole, durability level = durability::data) const -> result<flush_job> {
+  [[nodiscard]] auto stage_flush(byte_range range = whole, durability level = durability::data) const
+      -> result<flush_job> {
     return mapping_.stage_flush(range, level);
   }
 

@@ -44,8 +44,6 @@ public:
       return "the address space reserved for the mapping is too small";
     case errc::not_durable:
       return "memory without a file on a device cannot be made durable";
-    case errc::sync_failed:
-      return "an earlier sync failed";
     case errc::writable_and_executable:
       return "memory is never writable and executable at once";
     case errc::destructive_advice:
@@ -62,8 +60,6 @@ public:
       return "the handle is closed";
     case errc::in_use:
       return "something else still shares it";
-    case errc::misaligned:
-      return "the bytes are not aligned for the type";
     case errc::already_run:
       return "the job has already run";
     }
@@ -114,15 +110,12 @@ error::error(std::error_code code) noexcept : value_{code.value()} {
                                             : kind::other;
 }
 
-auto error::make(std::error_code code, std::string_view operation, std::string_view path, std::optional<byte_range> range,
-                 std::string_view hint) noexcept -> error {
+auto error::make(std::error_code code, std::string_view operation, std::string_view path,
+                 std::optional<byte_range> range, std::string_view hint) noexcept -> error {
   error result{code};
   try {
-    auto* const details = new error_details{.code = code,
-                                            .operation = std::string{operation},
-                                            .path = std::string{path},
-                                            .range = range,
-                                            .message = {}};
+    auto* const details = new error_details{
+        .code = code, .operation = std::string{operation}, .path = std::string{path}, .range = range, .message = {}};
     result.details_ = details;
     details->message = sentence(*details, hint);
   } catch (std::bad_alloc const&) {

@@ -46,7 +46,7 @@ auto open_step_by_step(os::descriptor directory, std::string_view path, os::open
     }
     flags.directory = true;
   }
-  auto const start = path.starts_with('/') ? "/" : ".";
+  auto const* const start = path.starts_with('/') ? "/" : ".";
   auto here = os::open(directory, start, {.directory = true, .path_only = true}, 0);
   while (here) {
     unique_descriptor const current{*here};
@@ -59,7 +59,8 @@ auto open_step_by_step(os::descriptor directory, std::string_view path, os::open
     flags.no_follow = true;
     auto const last = path.find_first_not_of('/') == std::string_view::npos;
     auto const step = last ? flags : os::open_flags{.directory = true, .path_only = true, .no_follow = true};
-    here = retry([&] { return os::open(current.get(), component.empty() ? "." : component.c_str(), step, permissions); });
+    here =
+        retry([&] { return os::open(current.get(), component.empty() ? "." : component.c_str(), step, permissions); });
     if (!here && here.error() == ENOTDIR) {
       auto const status = os::status_at(current.get(), component.c_str(), false);
       return std::unexpected(status && status->type == os::file_type::symlink ? ELOOP : ENOTDIR);
@@ -258,7 +259,8 @@ namespace {
 
 // For file systems that cannot allocate: a byte written is a block allocated.
 auto write_zeros(open_file const& target, os::interval bytes) -> int {
-  auto const zeros = std::make_unique<std::byte[]>(static_cast<std::size_t>(std::min(bytes.length(), std::uint64_t{transfer_size})));
+  auto const zeros =
+      std::make_unique<std::byte[]>(static_cast<std::size_t>(std::min(bytes.length(), std::uint64_t{transfer_size})));
   for (auto at = bytes.begin; at < bytes.end; at += transfer_size) {
     auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.end - at, transfer_size));
     if (auto const put = write_fully(target.descriptor(), at, {zeros.get(), length}); put.error != 0) {
@@ -317,8 +319,7 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
 } // namespace
 
 auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int {
-  auto const done =
-      retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), false); });
+  auto const done = retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), false); });
   auto code = done ? 0 : done.error();
   if (code == EOPNOTSUPP || code == ENOSYS) {
     code = bytes.begin < size ? fill_holes(target, {.begin = bytes.begin, .end = std::min(bytes.end, size)}) : 0;
@@ -440,8 +441,8 @@ auto file::temporary(std::filesystem::path const& directory) -> result<file> {
   if (has_nul(directory.native())) {
     return failure(EINVAL, "create a temporary file in", directory.native(), {}, "the path holds a NUL character");
   }
-  auto const opened = retry(
-      [&] { return os::open(os::working_directory, directory.c_str(), {.write = true, .unnamed = true}, 0600); });
+  auto const opened =
+      retry([&] { return os::open(os::working_directory, directory.c_str(), {.write = true, .unnamed = true}, 0600); });
   if (!opened) {
     return failure(opened.error(), "create a temporary file in", directory.native());
   }
@@ -758,7 +759,8 @@ auto file::rewrite(byte_range range) -> result<durability> {
   auto const buffer = std::make_unique_for_overwrite<std::byte[]>(
       static_cast<std::size_t>(std::min<std::uint64_t>(bytes->length(), transfer_size)));
   for (auto at = bytes->begin; at < bytes->end; at += transfer_size) {
-    std::span const piece{buffer.get(), static_cast<std::size_t>(std::min<std::uint64_t>(bytes->end - at, transfer_size))};
+    std::span const piece{buffer.get(),
+                          static_cast<std::size_t>(std::min<std::uint64_t>(bytes->end - at, transfer_size))};
     auto const got = read_fully(state_->descriptor(), at, piece);
     if (!got) {
       return state_->fail(got.error(), "rewrite", range);
@@ -771,13 +773,13 @@ auto file::rewrite(byte_range range) -> result<durability> {
   return state_->sync_rewritten({.begin = bytes->begin, .end = bytes->end == *size ? everything.end : bytes->end});
 }
 
-auto file::seal(file_seals wanted) -> result<void> {
+auto file::seal(file_seals seals) -> result<void> {
   if (!state_) {
     return closed_handle("seal");
   }
-  auto const bits = (wanted.shrink ? os::seal_shrink : 0U) | (wanted.grow ? os::seal_grow : 0U) |
-                    (wanted.write ? os::seal_write : 0U) | (wanted.future_write ? os::seal_future_write : 0U) |
-                    (wanted.seal ? os::seal_seal : 0U);
+  auto const bits = (seals.shrink ? os::seal_shrink : 0U) | (seals.grow ? os::seal_grow : 0U) |
+                    (seals.write ? os::seal_write : 0U) | (seals.future_write ? os::seal_future_write : 0U) |
+                    (seals.seal ? os::seal_seal : 0U);
   if (auto const done = os::add_seals(state_->descriptor(), bits); !done) {
     return state_->fail(done.error(), "seal");
   }

@@ -62,8 +62,11 @@ auto is_named(os::descriptor file, os::descriptor directory, std::string const& 
 // between two system calls. It is the same for every replacement of a file: whoever comes next finds what a crash in
 // that moment left, and a lock on it tells whether its owner is still at work.
 staged_file::staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named)
-    : descriptor_{std::move(descriptor)}, directory_{directory}, name_{name},
-      temporary_name_{temporary_name_of(name)}, named_{std::make_unique<bool>(named)} {}
+    : descriptor_{std::move(descriptor)},
+      directory_{directory},
+      name_{name},
+      temporary_name_{temporary_name_of(name)},
+      named_{std::make_unique<bool>(named)} {}
 
 staged_file::~staged_file() {
   if (named_ && *named_) {
@@ -73,9 +76,9 @@ staged_file::~staged_file() {
   }
 }
 
-auto staged_file::create(os::descriptor directory, std::string_view name, unsigned permissions) -> os::outcome<staged_file> {
-  auto const unnamed =
-      retry([&] { return os::open(directory, ".", {.write = true, .unnamed = true}, permissions); });
+auto staged_file::create(os::descriptor directory, std::string_view name, unsigned permissions)
+    -> os::outcome<staged_file> {
+  auto const unnamed = retry([&] { return os::open(directory, ".", {.write = true, .unnamed = true}, permissions); });
   if (unnamed) {
     staged_file made{unique_descriptor{*unnamed}, directory, name, false};
     (void)os::try_lock_file(made.descriptor()); // nobody else can hold it
@@ -87,7 +90,8 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
   staged_file made{unique_descriptor{}, directory, name, false};
   for (int attempt = 0; attempt < name_attempts; ++attempt) {
     auto const named = retry([&] {
-      return os::open(directory, made.temporary_name_.c_str(), {.write = true, .create = true, .exclusive = true}, permissions);
+      return os::open(directory, made.temporary_name_.c_str(), {.write = true, .create = true, .exclusive = true},
+                      permissions);
     });
     if (named) {
       made.descriptor_ = unique_descriptor{*named};
@@ -179,7 +183,7 @@ auto staged_file::replace() -> os::outcome<void> {
 namespace {
 
 // The directory and name that `path` leads to once links in its last component are followed.
-auto find_target(std::string path) -> os::outcome<parent_directory> {
+auto find_target(std::string const& path) -> os::outcome<parent_directory> {
   auto here = open_parent(os::working_directory, path);
   for (int links = 0; here; ++links) {
     auto const status = os::status_at(here->descriptor.get(), here->name.c_str(), false);

@@ -22,9 +22,9 @@ auto mapped_file::open(std::filesystem::path const& path, read_options options) 
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }
-  auto mapped = handle_access::map(
-      opened->state, opened->size,
-      {.range = options.range, .populate = options.populate, .page_size = options.page_size});
+  auto mapped =
+      handle_access::map(opened->state, opened->size,
+                         {.range = options.range, .populate = options.populate, .page_size = options.page_size});
   if (!mapped) {
     return std::unexpected(std::move(mapped).error());
   }

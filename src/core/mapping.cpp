@@ -69,7 +69,8 @@ auto map_over(std::byte* base, placement const& wanted) -> os::outcome<std::byte
 }
 
 auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
-  os::map_flags const nothing{.shared = false, .anonymous = true, .no_reserve = true, .exactly = wanted.address != nullptr};
+  os::map_flags const nothing{
+      .shared = false, .anonymous = true, .no_reserve = true, .exactly = wanted.address != nullptr};
   auto const slack = wanted.address != nullptr ? 0 : huge_unit;
   auto const held = os::map(wanted.address, wanted.reserved + slack, {.read = false}, nothing, os::no_descriptor, 0);
   if (!held) {
@@ -114,7 +115,8 @@ auto place(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
 }
 
 // Whole units for `bytes` and `reserve`; empty when they do not fit into the address space.
-auto measure(std::uint64_t bytes, std::uint64_t reserve, std::size_t unit) -> std::optional<std::pair<std::size_t, std::size_t>> {
+auto measure(std::uint64_t bytes, std::uint64_t reserve, std::size_t unit)
+    -> std::optional<std::pair<std::size_t, std::size_t>> {
   auto const length = os::round_up(bytes, unit);
   auto const reserved = os::round_up(std::max(bytes, reserve), unit);
   if (!length || !reserved || *reserved > PTRDIFF_MAX - huge_unit) {
@@ -182,43 +184,64 @@ auto advice_value_of(advice what) noexcept -> int {
 
 auto to_string(advice a) noexcept -> std::string_view {
   constexpr std::array<std::string_view, 20> names{
-      "normal",         "sequential", "random",       "will_need", "dont_need", "cold",    "page_out",
-      "populate_read",  "populate_write", "huge_page", "no_huge_page", "collapse", "dont_fork", "do_fork",
-      "wipe_on_fork",   "keep_on_fork", "dont_dump",  "do_dump",   "mergeable", "unmergeable"};
+      "normal",        "sequential",     "random",    "will_need",    "dont_need", "cold",       "page_out",
+      "populate_read", "populate_write", "huge_page", "no_huge_page", "collapse",  "dont_fork",  "do_fork",
+      "wipe_on_fork",  "keep_on_fork",   "dont_dump", "do_dump",      "mergeable", "unmergeable"};
   auto const index = static_cast<std::size_t>(a);
   return index < names.size() ? names[index] : "unknown";
 }
+
+namespace {
+
+auto check_access(open_file const& from, map_options const& options) -> result<void> {
+  if (options.access != access::read_only && options.executable) {
+    return from.fail(errc::writable_and_executable, "map", options.range);
+  }
+  if (options.access == access::read_write && !from.writable) {
+    return from.fail(errc::read_only, "map", options.range, "open the file with access::read_write");
+  }
+  return {};
+}
+
+// The size of the pages that the mapping will have.
+auto page_unit(open_file const& from, map_options const& options) -> result<std::size_t> {
+  if (options.page_size != page_size::require_huge) {
+    return os::page_size();
+  }
+  auto const huge = os::is_huge_page_file(from.descriptor());
+  if (!huge) {
+    return from.fail(huge.error(), "map", options.range);
+  }
+  if (!*huge) {
+    return from.fail(EINVAL, "map", options.range, "page_size::require_huge needs a file on hugetlbfs");
+  }
+  auto const status = os::status(from.descriptor());
+  if (!status) {
+    return from.fail(status.error(), "map", options.range);
+  }
+  return status->block_size;
+}
+
+} // namespace
 
 auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options)
     -> result<mapping> {
   auto const bytes = resolve(options.range, file_size);
   if (!bytes) {
-    return from->fail(errc::out_of_range, "map", options.range, "the file is " + std::to_string(file_size) + " bytes long");
+    return from->fail(errc::out_of_range, "map", options.range,
+                      "the file is " + std::to_string(file_size) + " bytes long");
   }
-  auto const writes = options.access != access::read_only;
-  if (writes && options.executable) {
-    return from->fail(errc::writable_and_executable, "map", options.range);
+  if (auto const allowed = check_access(*from, options); !allowed) {
+    return std::unexpected(allowed.error());
   }
-  if (options.access == access::read_write && !from->writable) {
-    return from->fail(errc::read_only, "map", options.range, "open the file with access::read_write");
+  auto const unit_found = page_unit(*from, options);
+  if (!unit_found) {
+    return std::unexpected(unit_found.error());
   }
-  std::size_t unit = os::page_size();
-  if (options.page_size == page_size::require_huge) {
-    auto const huge = os::is_huge_page_file(from->descriptor());
-    if (!huge) {
-      return from->fail(huge.error(), "map", options.range);
-    }
-    auto const status = os::status(from->descriptor());
-    if (!status) {
-      return from->fail(status.error(), "map", options.range);
-    }
-    if (!*huge) {
-      return from->fail(EINVAL, "map", options.range, "page_size::require_huge needs a file on hugetlbfs");
-    }
-    unit = status->block_size;
-  }
+  auto const unit = *unit_found;
   auto const delta = static_cast<std::size_t>(bytes->begin - os::round_down(bytes->begin, unit));
-  auto const extent = measure(delta + bytes->length(), options.reserve > 0 ? std::uint64_t{delta} + options.reserve : 0, unit);
+  auto const extent =
+      measure(delta + bytes->length(), options.reserve > 0 ? std::uint64_t{delta} + options.reserve : 0, unit);
   if (!extent || !os::checked_add(options.reserve, delta)) {
     return from->fail(ENOMEM, "map", options.range, "it does not fit into the address space");
   }
@@ -345,9 +368,16 @@ auto mapping::anonymous(std::size_t size, anonymous_options options) -> result<m
 }
 
 mapping::mapping(mapping&& other) noexcept
-    : region_{std::move(other.region_)}, file_{std::move(other.file_)}, data_{std::exchange(other.data_, nullptr)},
-      size_{std::exchange(other.size_, 0)}, capacity_{std::exchange(other.capacity_, 0)}, offset_{other.offset_},
-      access_{other.access_}, pages_{other.pages_}, executable_{other.executable_}, private_{other.private_},
+    : region_{std::move(other.region_)},
+      file_{std::move(other.file_)},
+      data_{std::exchange(other.data_, nullptr)},
+      size_{std::exchange(other.size_, 0)},
+      capacity_{std::exchange(other.capacity_, 0)},
+      offset_{other.offset_},
+      access_{other.access_},
+      pages_{other.pages_},
+      executable_{other.executable_},
+      private_{other.private_},
       open_{std::exchange(other.open_, false)} {}
 
 auto mapping::operator=(mapping&& other) noexcept -> mapping& {
@@ -385,7 +415,8 @@ auto mapping::resize(std::size_t size) -> result<void> {
       return std::unexpected(file_size.error());
     }
     if (!os::fits(offset_, size, *file_size)) {
-      return file_->fail(errc::out_of_range, "resize to", range, "the file is " + std::to_string(*file_size) + " bytes long");
+      return file_->fail(errc::out_of_range, "resize to", range,
+                         "the file is " + std::to_string(*file_size) + " bytes long");
     }
   }
   size_ = size;
@@ -406,8 +437,8 @@ auto mapping::resize_anonymous(std::size_t size) -> result<void> {
   auto flags = region_->flags;
   flags.replace = true;
   if (new_pages > old_pages) {
-    auto const grown = os::map(data_ + old_pages, new_pages - old_pages, protection_for(access_, false), flags,
-                               os::no_descriptor, 0);
+    auto const grown =
+        os::map(data_ + old_pages, new_pages - old_pages, protection_for(access_, false), flags, os::no_descriptor, 0);
     if (!grown) {
       return failure(grown.error(), "resize to", {}, range);
     }
@@ -444,7 +475,8 @@ auto mapping::reserve(std::size_t capacity) -> result<void> {
                                    .executable = executable_,
                                    .range = {.offset = offset_, .length = size_},
                                    .reserve = capacity,
-                                   .page_size = pages_});
+                                   .page_size = pages_,
+                                   .no_reserve = region_ && region_->flags.no_reserve});
   if (!moved) {
     return std::unexpected(std::move(moved).error());
   }
@@ -487,7 +519,9 @@ auto mapping::protect(fmmap::access access, bool executable) -> result<void> {
   if (!open_) {
     return failure(errc::closed, "protect");
   }
-  auto const fail = [&](auto code, std::string_view hint = {}) { return failure(code, "protect", path_of(file_), {}, hint); };
+  auto const fail = [&](auto code, std::string_view hint = {}) {
+    return failure(code, "protect", path_of(file_), {}, hint);
+  };
   if (access != access::read_only && executable) {
     return fail(errc::writable_and_executable);
   }
@@ -546,7 +580,8 @@ auto mapping::advise(advice what, byte_range range) const -> result<void> {
     return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()), advice_value_of(what));
   });
   if (!done) {
-    auto const hint = done.error() == EINVAL ? "this system or this kind of mapping does not know it" : std::string_view{};
+    auto const hint =
+        done.error() == EINVAL ? "this system or this kind of mapping does not know it" : std::string_view{};
     return failure(done.error(), operation, path_of(file_), range, hint);
   }
   return {};
@@ -599,9 +634,9 @@ auto mapping::lock_memory(byte_range range, lock_options options) const -> resul
   auto const pages = pages_around(data_, *part, region_->unit());
   if (auto const done = region_->lock(pages, options.on_fault); !done) {
     auto const limit = os::locked_memory_limit();
-    auto const hint = !limit                  ? std::string{}
-                      : *limit == UINT64_MAX  ? std::string{"RLIMIT_MEMLOCK is unlimited"}
-                                              : "RLIMIT_MEMLOCK is " + std::to_string(*limit) + " bytes";
+    auto const hint = !limit                 ? std::string{}
+                      : *limit == UINT64_MAX ? std::string{"RLIMIT_MEMLOCK is unlimited"}
+                                             : "RLIMIT_MEMLOCK is " + std::to_string(*limit) + " bytes";
     return failure(done.error(), "lock in memory", path_of(file_), range, hint);
   }
   return memory_lock{region_, pointer_to(pages.begin), static_cast<std::size_t>(pages.length())};
@@ -643,7 +678,8 @@ auto mapping::residency(byte_range range) const -> result<residency_info> {
   std::array<unsigned char, 4096> present{};
   for (auto at = pages.begin; at < pages.end; at += present.size() * page) {
     auto const length = std::min<std::uint64_t>(pages.end - at, present.size() * page);
-    auto const done = retry([&] { return os::resident_pages(pointer_to(at), static_cast<std::size_t>(length), present.data()); });
+    auto const done =
+        retry([&] { return os::resident_pages(pointer_to(at), static_cast<std::size_t>(length), present.data()); });
     if (!done) {
       return failure(done.error(), "ask the residency of", path_of(file_), range);
     }
@@ -705,7 +741,8 @@ auto mapping::prepare_flush(byte_range range, durability level) const -> result<
     return request;
   }
   request.part = {.begin = offset_ + part->begin, .end = offset_ + part->end};
-  if (!part->empty()) {
+  // Linux's msync passes over a mapping of a file that was opened for reading; fdatasync does not.
+  if (!part->empty() && file_->writable) {
     auto const pages = pages_around(data_, *part, region_->unit());
     request.mapped = {pointer_to(pages.begin), static_cast<std::size_t>(pages.length())};
   }

@@ -71,11 +71,13 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
   return mutable_mapped_file{handle_access::wrap(std::move(opened->state)), std::move(*mapped), options.may_move};
 }
 
-auto mutable_mapped_file::create(std::filesystem::path const& path, write_options options) -> result<mutable_mapped_file> {
+auto mutable_mapped_file::create(std::filesystem::path const& path, write_options options)
+    -> result<mutable_mapped_file> {
   return open_mapped(path, options, true, true);
 }
 
-auto mutable_mapped_file::open(std::filesystem::path const& path, write_options options) -> result<mutable_mapped_file> {
+auto mutable_mapped_file::open(std::filesystem::path const& path, write_options options)
+    -> result<mutable_mapped_file> {
   return open_mapped(path, options, true, false);
 }
 
@@ -87,7 +89,8 @@ auto mutable_mapped_file::open_existing(std::filesystem::path const& path, write
 auto mutable_mapped_file::open_copy_on_write(std::filesystem::path const& path, write_options options)
     -> result<mutable_mapped_file> {
   if (options.size != 0) {
-    return failure(errc::invalid_options, "open", path.native(), {}, "a size would reach the file, copy-on-write never does");
+    return failure(errc::invalid_options, "open", path.native(), {},
+                   "a size would reach the file, copy-on-write never does");
   }
   auto opened = file::open(path, {.symlinks = options.symlinks});
   if (!opened) {
@@ -170,8 +173,8 @@ auto mutable_mapped_file::grow_view(std::uint64_t size) -> result<void> {
 namespace {
 
 // What must hold before a file may change its size.
-auto check_resizable(file const& target, mapping const& view, std::uint64_t size, bool may_move, std::string_view operation)
-    -> result<void> {
+auto check_resizable(file const& target, mapping const& view, std::uint64_t size, bool may_move,
+                     std::string_view operation) -> result<void> {
   byte_range const range{.offset = 0, .length = size};
   if (!target.is_open()) {
     return failure(errc::closed, operation);
@@ -184,7 +187,8 @@ auto check_resizable(file const& target, mapping const& view, std::uint64_t size
     return state.fail(errc::read_only, operation, range);
   }
   if (size > view.capacity() && !may_move) {
-    return state.fail(errc::reservation_exceeded, operation, range, std::to_string(view.capacity()) + " bytes are reserved");
+    return state.fail(errc::reservation_exceeded, operation, range,
+                      std::to_string(view.capacity()) + " bytes are reserved");
   }
   return {};
 }

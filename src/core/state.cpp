@@ -182,7 +182,8 @@ auto open_file::sync_failure(int code, os::interval part) -> std::unexpected<err
     return fail(code, "flush");
   }
   auto const range = part == everything ? std::nullopt : std::optional{as_range(part)};
-  auto why = fail(code, "flush", range, "the system may have dropped what it could not write; rewrite() writes it again");
+  auto why =
+      fail(code, "flush", range, "the system may have dropped what it could not write; rewrite() writes it again");
   std::scoped_lock const lock{mutex_};
   if (!first_failure_) {
     first_failure_ = why.error();

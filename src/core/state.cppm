@@ -83,8 +83,12 @@ private:
 class open_file {
 public:
   open_file(unique_descriptor descriptor, std::string path, os::file_status const& status, os::descriptor_access access)
-      : path{std::move(path)}, identity{.device = status.device, .inode = status.inode}, type{status.type},
-        readable{access.read}, writable{access.write}, descriptor_{std::move(descriptor)} {}
+      : path{std::move(path)},
+        identity{.device = status.device, .inode = status.inode},
+        type{status.type},
+        readable{access.read},
+        writable{access.write},
+        descriptor_{std::move(descriptor)} {}
 
   [[nodiscard]] auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
   [[nodiscard]] auto release() noexcept -> os::descriptor { return descriptor_.release(); }
@@ -169,7 +173,8 @@ public:
   static auto wrap(std::shared_ptr<open_file> state) noexcept -> file { return file{std::move(state)}; }
 
   // Maps a file whose size the caller has just asked for.
-  static auto map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options) -> result<mapping>;
+  static auto map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options)
+      -> result<mapping>;
 
   // Changes the length of a mapping of a file that the caller has just resized.
   static void set_size(mapping& target, std::size_t size) noexcept { target.size_ = size; }

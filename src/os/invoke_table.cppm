@@ -41,7 +41,7 @@ struct table {
   std::vector<call> trace;
   std::uint64_t nth = 0; // the ordinal to disturb, from 1
   int nth_error = 0;
-  std::uint64_t nth_times = 1; // how many calls from there on
+  std::uint64_t nth_times = 1;       // how many calls from there on
   std::vector<std::uint64_t> failed; // the ordinals from `nth` on that were made to fail
   std::uint64_t injected = 0;
   std::uint64_t kill_at = 0;

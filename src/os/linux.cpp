@@ -120,7 +120,8 @@ auto protection_of(protection access) noexcept -> int {
 
 } // namespace
 
-auto open(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept -> outcome<descriptor> {
+auto open(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
+    -> outcome<descriptor> {
   return invoke(call::openat, [&] { return ::openat(directory, path, flags_of(flags), permissions); });
 }
 
@@ -131,7 +132,8 @@ auto open_resolved(descriptor directory, char const* path, open_flags flags, uns
   how.flags = opening;
   how.mode = (opening & static_cast<unsigned>(O_CREAT)) != 0 ? permissions : 0;
   how.resolve = (flags.no_symlinks ? RESOLVE_NO_SYMLINKS : 0U) | (flags.beneath ? RESOLVE_BENEATH : 0U);
-  return invoke(call::openat2, [&] { return static_cast<int>(::syscall(SYS_openat2, directory, path, &how, sizeof how)); });
+  return invoke(call::openat2,
+                [&] { return static_cast<int>(::syscall(SYS_openat2, directory, path, &how, sizeof how)); });
 }
 
 auto close(descriptor file) noexcept -> outcome<void> {
@@ -243,8 +245,8 @@ auto clone(descriptor to, descriptor from) noexcept -> outcome<void> {
   return perform(call::ioctl, [&] { return ::ioctl(to, FICLONE, from); });
 }
 
-auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::uint64_t to_offset, std::size_t length) noexcept
-    -> outcome<std::size_t> {
+auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::uint64_t to_offset,
+                std::size_t length) noexcept -> outcome<std::size_t> {
   return invoke_transfer(call::copy_file_range, length, [&](std::size_t allowed) {
     auto source = static_cast<off64_t>(from_offset);
     auto target = static_cast<off64_t>(to_offset);
@@ -268,7 +270,8 @@ auto read_at(descriptor file, std::uint64_t offset, std::span<std::byte> bytes) 
   });
 }
 
-auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte const> bytes) noexcept -> outcome<std::size_t> {
+auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte const> bytes) noexcept
+    -> outcome<std::size_t> {
   return invoke_transfer(call::pwrite, bytes.size(), [&](std::size_t allowed) {
     return ::pwrite(file, bytes.data(), allowed, static_cast<off_t>(offset));
   });
@@ -317,9 +320,8 @@ auto try_lock_file(descriptor file) noexcept -> outcome<void> {
 
 auto memory_file(char const* name, bool sealable) noexcept -> outcome<descriptor> {
   auto const create = [&](unsigned extra) {
-    return invoke(call::memfd_create, [&] {
-      return ::memfd_create(name, MFD_CLOEXEC | (sealable ? MFD_ALLOW_SEALING : 0U) | extra);
-    });
+    return invoke(call::memfd_create,
+                  [&] { return ::memfd_create(name, MFD_CLOEXEC | (sealable ? MFD_ALLOW_SEALING : 0U) | extra); });
   };
   // Linux 6.3; an older kernel refuses the flag it does not know.
   auto const sealed_against_exec = create(mfd_noexec_seal);
@@ -335,22 +337,22 @@ auto add_seals(descriptor file, unsigned seals) noexcept -> outcome<void> {
   return perform(call::fcntl, [&] { return ::fcntl(file, F_ADD_SEALS, seals); });
 }
 
-auto map(void* address, std::size_t length, protection access, map_flags wanted, descriptor file, std::uint64_t offset) noexcept
-    -> outcome<std::byte*> {
+auto map(void* address, std::size_t length, protection access, map_flags flags, descriptor file,
+         std::uint64_t offset) noexcept -> outcome<std::byte*> {
   if (too_large(offset)) {
     return std::unexpected(EOVERFLOW);
   }
-  int flags = wanted.shared ? MAP_SHARED : MAP_PRIVATE;
-  flags |= wanted.anonymous ? MAP_ANONYMOUS : 0;
-  flags |= wanted.stack ? MAP_STACK : 0;
-  flags |= wanted.populate ? MAP_POPULATE : 0;
-  flags |= wanted.no_reserve ? MAP_NORESERVE : 0;
-  flags |= wanted.huge ? MAP_HUGETLB : 0;
-  flags |= wanted.replace ? MAP_FIXED : 0;
-  flags |= wanted.exactly ? MAP_FIXED_NOREPLACE : 0;
+  int bits = flags.shared ? MAP_SHARED : MAP_PRIVATE;
+  bits |= flags.anonymous ? MAP_ANONYMOUS : 0;
+  bits |= flags.stack ? MAP_STACK : 0;
+  bits |= flags.populate ? MAP_POPULATE : 0;
+  bits |= flags.no_reserve ? MAP_NORESERVE : 0;
+  bits |= flags.huge ? MAP_HUGETLB : 0;
+  bits |= flags.replace ? MAP_FIXED : 0;
+  bits |= flags.exactly ? MAP_FIXED_NOREPLACE : 0;
   auto const placed = invoke(call::mmap, [&] { // MAP_FAILED is the address -1
     return reinterpret_cast<std::intptr_t>(
-        ::mmap(address, length, protection_of(access), flags, file, static_cast<off_t>(offset)));
+        ::mmap(address, length, protection_of(access), bits, file, static_cast<off_t>(offset)));
   });
   return placed ? outcome<std::byte*>{reinterpret_cast<std::byte*>(*placed)} : std::unexpected(placed.error());
 }
@@ -401,8 +403,8 @@ auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
 auto cache(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<cache_status> {
   cachestat_range range{.offset = offset, .length = length};
   cachestat_counts pages{};
-  auto const done =
-      invoke(call::cachestat, [&] { return static_cast<int>(::syscall(number_of_cachestat, file, &range, &pages, 0)); });
+  auto const done = invoke(call::cachestat,
+                           [&] { return static_cast<int>(::syscall(number_of_cachestat, file, &range, &pages, 0)); });
   if (!done) {
     return std::unexpected(done.error());
   }

@@ -25,10 +25,19 @@ export namespace fmmap::os {
 using descriptor = int;
 
 inline constexpr descriptor no_descriptor = -1;
-inline constexpr descriptor working_directory = -100; // AT_FDCWD
+inline constexpr descriptor working_directory = -100;      // AT_FDCWD
 inline constexpr std::uint64_t largest_offset = INT64_MAX; // the system's offsets are signed
 
-enum class file_type : unsigned char { regular, directory, symlink, fifo, socket, block_device, character_device, other };
+enum class file_type : unsigned char {
+  regular,
+  directory,
+  symlink,
+  fifo,
+  socket,
+  block_device,
+  character_device,
+  other
+};
 
 struct timestamp {
   std::int64_t seconds;
@@ -60,15 +69,16 @@ struct open_flags {
   bool write = false;
   bool create = false;
   bool exclusive = false;
-  bool unnamed = false;      // O_TMPFILE
+  bool unnamed = false; // O_TMPFILE
   bool directory = false;
-  bool path_only = false;    // O_PATH
-  bool no_follow = false;    // the last component only
-  bool no_symlinks = false;  // any component: open_resolved only
-  bool beneath = false;      // open_resolved only
+  bool path_only = false;   // O_PATH
+  bool no_follow = false;   // the last component only
+  bool no_symlinks = false; // any component: open_resolved only
+  bool beneath = false;     // open_resolved only
 };
 
-auto open(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept -> outcome<descriptor>;
+auto open(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
+    -> outcome<descriptor>;
 auto open_resolved(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
     -> outcome<descriptor>; // openat2
 auto close(descriptor file) noexcept -> outcome<void>;
@@ -87,8 +97,8 @@ auto punch_hole(descriptor file, std::uint64_t offset, std::uint64_t length) noe
 auto next_data(descriptor file, std::uint64_t offset) noexcept -> outcome<std::uint64_t>;
 auto next_hole(descriptor file, std::uint64_t offset) noexcept -> outcome<std::uint64_t>;
 auto clone(descriptor to, descriptor from) noexcept -> outcome<void>; // FICLONE
-auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::uint64_t to_offset, std::size_t length) noexcept
-    -> outcome<std::size_t>;
+auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::uint64_t to_offset,
+                std::size_t length) noexcept -> outcome<std::size_t>;
 auto wait_readable(descriptor file) noexcept -> outcome<void>; // poll, without a limit; the end of a pipe counts
 auto read(descriptor file, std::span<std::byte> bytes) noexcept -> outcome<std::size_t>;
 auto read_at(descriptor file, std::uint64_t offset, std::span<std::byte> bytes) noexcept -> outcome<std::size_t>;
@@ -124,13 +134,13 @@ struct map_flags {
   bool stack = false;
   bool populate = false;
   bool no_reserve = false;
-  bool huge = false;             // MAP_HUGETLB
-  bool replace = false;          // MAP_FIXED: over a reservation of the caller's own
-  bool exactly = false;          // MAP_FIXED_NOREPLACE: at the address or not at all
+  bool huge = false;    // MAP_HUGETLB
+  bool replace = false; // MAP_FIXED: over a reservation of the caller's own
+  bool exactly = false; // MAP_FIXED_NOREPLACE: at the address or not at all
 };
 
-auto map(void* address, std::size_t length, protection access, map_flags flags, descriptor file, std::uint64_t offset) noexcept
-    -> outcome<std::byte*>;
+auto map(void* address, std::size_t length, protection access, map_flags flags, descriptor file,
+         std::uint64_t offset) noexcept -> outcome<std::byte*>;
 auto move_map(void* from, std::size_t length, void* to) noexcept -> outcome<void>; // mremap, over what is at `to`
 auto unmap(void* address, std::size_t length) noexcept -> outcome<void>;
 auto protect(void* address, std::size_t length, protection access) noexcept -> outcome<void>;

@@ -20,7 +20,9 @@ struct interval {
   auto operator==(interval const&) const -> bool = default;
 };
 
-constexpr auto round_down(std::uint64_t value, std::uint64_t unit) noexcept -> std::uint64_t { return value & ~(unit - 1); }
+constexpr auto round_down(std::uint64_t value, std::uint64_t unit) noexcept -> std::uint64_t {
+  return value & ~(unit - 1);
+}
 
 // Empty when the result does not fit.
 constexpr auto round_up(std::uint64_t value, std::uint64_t unit) noexcept -> std::optional<std::uint64_t> {
@@ -62,7 +64,8 @@ constexpr auto inward(interval bytes, std::uint64_t unit) noexcept -> interval {
 }
 
 // How far above `address` the first address lies that equals `offset` modulo `unit`.
-constexpr auto gap_to_congruent(std::uint64_t address, std::uint64_t offset, std::uint64_t unit) noexcept -> std::uint64_t {
+constexpr auto gap_to_congruent(std::uint64_t address, std::uint64_t offset, std::uint64_t unit) noexcept
+    -> std::uint64_t {
   return (offset - address) & (unit - 1);
 }
 

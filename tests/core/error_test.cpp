@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-#include <boost/test/unit_test.hpp>
-
 #include <cerrno>
 #include <expected>
 #include <future>
@@ -11,6 +9,8 @@
 #include <system_error>
 #include <type_traits>
 #include <utility>
+
+#include <boost/test/unit_test.hpp>
 
 import fmmap.core;
 
@@ -27,8 +27,8 @@ static_assert(std::is_base_of_v<std::system_error, fmmap::system_error>);
 namespace {
 
 auto sample() -> error {
-  return error::make({ENOENT, std::system_category()}, "map", "data.bin", fmmap::byte_range{.offset = 8192, .length = 100},
-                     "create it first");
+  return error::make({ENOENT, std::system_category()}, "map", "data.bin",
+                     fmmap::byte_range{.offset = 8192, .length = 100}, "create it first");
 }
 
 } // namespace
@@ -36,7 +36,8 @@ auto sample() -> error {
 BOOST_AUTO_TEST_SUITE(an_error)
 
 BOOST_AUTO_TEST_CASE(says_what_failed_on_what_and_why_in_one_sentence) {
-  BOOST_TEST(sample().message() == "cannot map 100 bytes at 8192 of \"data.bin\": No such file or directory; create it first");
+  BOOST_TEST(sample().message() ==
+             "cannot map 100 bytes at 8192 of \"data.bin\": No such file or directory; create it first");
   BOOST_TEST(error::make(errc::copy_on_write, "flush", "log").message() ==
              "cannot flush \"log\": a copy-on-write mapping never reaches its file");
   BOOST_TEST(error::make(errc::out_of_range, "map", "log", fmmap::byte_range{.offset = 7}).message() ==

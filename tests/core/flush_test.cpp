@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-#include <boost/test/unit_test.hpp>
-
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -17,6 +15,8 @@
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include <boost/test/unit_test.hpp>
 
 #include "support/child.hpp"
 #include "support/scratch.hpp"
@@ -103,7 +103,8 @@ BOOST_AUTO_TEST_CASE(takes_ranges_that_begin_and_end_anywhere_in_a_mapping_that_
   for (std::uint64_t const offset : {0U, 1U, 3995U, 3996U, 3997U, 20000U}) {
     for (std::size_t const length : {std::size_t{0}, std::size_t{1}, page, fmmap::to_end}) {
       BOOST_TEST((or_throw(t.m.flush({.offset = offset, .length = length})) == durability::data));
-      BOOST_TEST((or_throw(t.m.flush({.offset = offset, .length = length}, durability::started)) == durability::started));
+      BOOST_TEST(
+          (or_throw(t.m.flush({.offset = offset, .length = length}, durability::started)) == durability::started));
     }
   }
   BOOST_TEST((t.m.flush({.offset = 16 * page, .length = 1}).error() == errc::out_of_range));

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-#include <boost/test/unit_test.hpp>
-
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
@@ -18,6 +16,8 @@
 #include <system_error>
 #include <utility>
 #include <vector>
+
+#include <boost/test/unit_test.hpp>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -100,8 +100,8 @@ std::vector<scenario> const scenarios{
      .calls = {"file::open"},
      .body =
          [](trial& t) {
-           auto const f = or_throw(
-               file::open(t / "new", {.access = access::read_write, .create = true, .sync_directory = true}));
+           auto const f =
+               or_throw(file::open(t / "new", {.access = access::read_write, .create = true, .sync_directory = true}));
            t.has("new");
          }},
     {.name = "opening without links and inside a folder",
@@ -110,8 +110,9 @@ std::vector<scenario> const scenarios{
      .body =
          [](trial& t) {
            auto const folder = or_throw(file::open(t / ".", {.any_type = true}));
-           auto const f = or_throw(file::open_at(
-               folder, "data", {.access = access::read_write, .symlinks = fmmap::symlinks::refuse_all, .beneath = true}));
+           auto const f = or_throw(
+               file::open_at(folder, "data",
+                             {.access = access::read_write, .symlinks = fmmap::symlinks::refuse_all, .beneath = true}));
            t.expect(or_throw(f.size()) == old_bytes.size(), "another file is open");
          },
      .tolerated = openat2_again},
@@ -211,8 +212,7 @@ std::vector<scenario> const scenarios{
            t.expect(or_throw(f.size()) == 9 * page, "the file did not grow");
            t.expect(or_throw(f.metadata()).allocated_bytes >= 9 * page, "there are no blocks behind it");
          },
-     .when_failed =
-         [](trial& t) { t.expect(t.content("data").starts_with(old_bytes), "the old content is gone"); },
+     .when_failed = [](trial& t) { t.expect(t.content("data").starts_with(old_bytes), "the old content is gone"); },
      .tolerated = growing},
     {.name = "allocating where the file system cannot",
      .calls = {"file::allocate"},
@@ -226,7 +226,11 @@ std::vector<scenario> const scenarios{
            }
            or_throw(done);
          },
-     .when_done = [](trial& t) { t.expect(t.content("data") == old_bytes + std::string(9 * page - old_bytes.size(), '\0'), "it reads otherwise"); },
+     .when_done =
+         [](trial& t) {
+           t.expect(t.content("data") == old_bytes + std::string(9 * page - old_bytes.size(), '\0'),
+                    "it reads otherwise");
+         },
      .tolerated = no_allocation,
      .absent = {{call::fallocate, EOPNOTSUPP}}},
     {.name = "punching a hole",
@@ -256,7 +260,12 @@ std::vector<scenario> const scenarios{
            t.expect(t.content("copy") == old_bytes, "the copy has other bytes");
          },
      .when_failed = keeps_data,
-     .tolerated = staging({{call::ioctl}, {call::copy_file_range}, {call::lseek, EINVAL}, {call::lseek, EOPNOTSUPP}, {call::fstatat}, {call::flock}})},
+     .tolerated = staging({{call::ioctl},
+                           {call::copy_file_range},
+                           {call::lseek, EINVAL},
+                           {call::lseek, EOPNOTSUPP},
+                           {call::fstatat},
+                           {call::flock}})},
     {.name = "cloning a file where there are no unnamed files",
      .calls = {"file::clone_to"},
      .prepare = with_data,
@@ -274,7 +283,12 @@ std::vector<scenario> const scenarios{
              t.may_have(".copy.fmmap-new"); // somebody else is about to clear it
            }
          },
-     .tolerated = {{call::ioctl}, {call::copy_file_range}, {call::lseek, EINVAL}, {call::lseek, EOPNOTSUPP}, {call::fstatat}, {call::flock, EWOULDBLOCK}},
+     .tolerated = {{call::ioctl},
+                   {call::copy_file_range},
+                   {call::lseek, EINVAL},
+                   {call::lseek, EOPNOTSUPP},
+                   {call::fstatat},
+                   {call::flock, EWOULDBLOCK}},
      .absent = {no_unnamed_files}},
     {.name = "syncing a file",
      .calls = {"file::sync", "file::write_at"},
@@ -353,7 +367,8 @@ std::vector<scenario> const scenarios{
      .when_done = [](trial& t) { t.expect(t.content("data") == new_bytes, "the old content is there"); },
      .when_failed =
          [](trial& t) {
-           t.expect(t.content("data") == old_bytes || t.content("data") == new_bytes, "the content is neither old nor new");
+           t.expect(t.content("data") == old_bytes || t.content("data") == new_bytes,
+                    "the content is neither old nor new");
          },
      .tolerated = staging({{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::flock}})},
     {.name = "replacing a file through a link, where there are no unnamed files",
@@ -370,7 +385,8 @@ std::vector<scenario> const scenarios{
      .when_done = [](trial& t) { t.expect(t.content("data") == new_bytes, "the old content is there"); },
      .when_failed =
          [](trial& t) {
-           t.expect(t.content("data") == old_bytes || t.content("data") == new_bytes, "the content is neither old nor new");
+           t.expect(t.content("data") == old_bytes || t.content("data") == new_bytes,
+                    "the content is neither old nor new");
            if (t.failed(call::flock, EWOULDBLOCK)) {
              t.may_have(".data.fmmap-new"); // somebody else is about to clear it
            }
@@ -401,7 +417,8 @@ std::vector<scenario> const scenarios{
          [](trial& t) {
            auto const f = or_throw(file::open(t / "data"));
            auto m = or_throw(mapping::map(f, {.range = {.offset = 5000, .length = 3000}, .populate = true}));
-           t.expect(text_of(or_throw(m.bytes({.offset = 1, .length = 9}))) == old_bytes.substr(5001, 9), "other bytes are mapped");
+           t.expect(text_of(or_throw(m.bytes({.offset = 1, .length = 9}))) == old_bytes.substr(5001, 9),
+                    "other bytes are mapped");
            or_throw(m.close());
          }},
     {.name = "mapping a file with a reserve in huge pages",
@@ -635,7 +652,8 @@ std::vector<scenario> const scenarios{
      .body =
          [](trial& t) {
            auto const view = or_throw(file_view::open("/proc/self/limits"));
-           t.expect(text_of(view.bytes()).starts_with("Limit") && text_of(view.bytes()).ends_with("\n"), "a part is missing");
+           t.expect(text_of(view.bytes()).starts_with("Limit") && text_of(view.bytes()).ends_with("\n"),
+                    "a part is missing");
          }},
     {.name = "viewing a device",
      .calls = {"file_view::open"},
@@ -674,7 +692,8 @@ std::vector<scenario> const scenarios{
            auto const m = or_throw(mutable_mapped_file::open(t / "data", {.size = 2 * page, .populate = true}));
            t.expect(m.size() == 2 * page, "the size is wrong");
          },
-     .when_failed = [](trial& t) { t.expect(t.content("data").empty() || t.failed(call::ftruncate), "it is not empty any more"); },
+     .when_failed =
+         [](trial& t) { t.expect(t.content("data").empty() || t.failed(call::ftruncate), "it is not empty any more"); },
      .tolerated = no_allocation},
     {.name = "appending to a mapped file",
      .calls = {"mutable_mapped_file::open", "mutable_mapped_file::append", "mutable_mapped_file::close"},
@@ -694,15 +713,16 @@ std::vector<scenario> const scenarios{
          },
      .tolerated = {{call::fallocate}, {call::mmap}}},
     {.name = "giving back what was allocated ahead",
-     .calls = {"mutable_mapped_file::open_existing", "mutable_mapped_file::shrink_to_fit", "mutable_mapped_file::metadata",
-               "mutable_mapped_file::bytes"},
+     .calls = {"mutable_mapped_file::open_existing", "mutable_mapped_file::shrink_to_fit",
+               "mutable_mapped_file::metadata", "mutable_mapped_file::bytes"},
      .prepare = with_data,
      .body =
          [](trial& t) {
            auto m = or_throw(mutable_mapped_file::open_existing(t / "data", {.reserve = 1 << 20}));
            or_throw(m.append(bytes_of(new_bytes)));
            or_throw(m.shrink_to_fit());
-           t.expect(or_throw(m.metadata()).allocated_bytes <= old_bytes.size() + new_bytes.size() + 2 * page, "blocks are left");
+           t.expect(or_throw(m.metadata()).allocated_bytes <= old_bytes.size() + new_bytes.size() + 2 * page,
+                    "blocks are left");
            t.expect(text_of(or_throw(m.bytes(0, 10))) == old_bytes.substr(0, 10), "other bytes are mapped");
          },
      .when_done = [](trial& t) { t.expect(t.content("data") == old_bytes + new_bytes, "other bytes are in the file"); },
@@ -789,36 +809,29 @@ BOOST_AUTO_TEST_SUITE_END()
 BOOST_AUTO_TEST_SUITE(the_sweep_catches)
 
 BOOST_AUTO_TEST_CASE(a_descriptor_that_leaks_when_a_call_fails) {
-  auto const r = l0::sweep({.name = "seeded leak of a descriptor",
-                            .calls = {},
-                            .prepare = with_data,
-                            .body = [](trial& t) {
-                              auto const descriptor = ::open((t / "data").c_str(), O_RDONLY | O_CLOEXEC);
-                              or_throw(file::open(t / "data"));
-                              ::close(descriptor);
-                            }});
+  auto const r =
+      l0::sweep({.name = "seeded leak of a descriptor", .calls = {}, .prepare = with_data, .body = [](trial& t) {
+                   auto const descriptor = ::open((t / "data").c_str(), O_RDONLY | O_CLOEXEC);
+                   or_throw(file::open(t / "data"));
+                   ::close(descriptor);
+                 }});
   BOOST_TEST(mentions(r, "leaks a descriptor"));
 }
 
 BOOST_AUTO_TEST_CASE(a_mapping_that_leaks_when_a_call_fails) {
-  auto const r = l0::sweep({.name = "seeded leak of a mapping",
-                            .calls = {},
-                            .prepare = with_data,
-                            .body = [](trial& t) {
-                              auto const descriptor = ::open((t / "data").c_str(), O_RDONLY | O_CLOEXEC);
-                              auto* const memory = ::mmap(nullptr, page, PROT_READ, MAP_SHARED, descriptor, 0);
-                              ::close(descriptor);
-                              or_throw(file::open(t / "data"));
-                              ::munmap(memory, page);
-                            }});
+  auto const r =
+      l0::sweep({.name = "seeded leak of a mapping", .calls = {}, .prepare = with_data, .body = [](trial& t) {
+                   auto const descriptor = ::open((t / "data").c_str(), O_RDONLY | O_CLOEXEC);
+                   auto* const memory = ::mmap(nullptr, page, PROT_READ, MAP_SHARED, descriptor, 0);
+                   ::close(descriptor);
+                   or_throw(file::open(t / "data"));
+                   ::munmap(memory, page);
+                 }});
   BOOST_TEST(mentions(r, "leaks a mapping"));
 }
 
 BOOST_AUTO_TEST_CASE(a_sync_whose_failure_is_ignored) {
-  auto const r = l0::sweep({.name = "seeded ignored error",
-                            .calls = {},
-                            .prepare = with_data,
-                            .body = [](trial& t) {
+  auto const r = l0::sweep({.name = "seeded ignored error", .calls = {}, .prepare = with_data, .body = [](trial& t) {
                               auto f = writable(t);
                               (void)f.sync();
                             }});
@@ -839,10 +852,7 @@ BOOST_AUTO_TEST_CASE(an_effect_that_is_not_there) {
 }
 
 BOOST_AUTO_TEST_CASE(a_name_that_stays_behind) {
-  auto const r = l0::sweep({.name = "seeded leftover",
-                            .calls = {},
-                            .prepare = with_data,
-                            .body = [](trial& t) {
+  auto const r = l0::sweep({.name = "seeded leftover", .calls = {}, .prepare = with_data, .body = [](trial& t) {
                               t.file("left", "");
                               or_throw(file::open(t / "data"));
                               std::filesystem::remove(t / "left");
@@ -851,14 +861,12 @@ BOOST_AUTO_TEST_CASE(a_name_that_stays_behind) {
 }
 
 BOOST_AUTO_TEST_CASE(an_errno_that_is_lost) {
-  auto const r = l0::sweep({.name = "seeded other error",
-                            .calls = {},
-                            .prepare = with_data,
-                            .body = [](trial& t) {
-                              if (!file::open(t / "data")) {
-                                fmmap::throw_error(fmmap::error::make(std::make_error_code(std::errc::broken_pipe), "open"));
-                              }
-                            }});
+  auto const r =
+      l0::sweep({.name = "seeded other error", .calls = {}, .prepare = with_data, .body = [](trial& t) {
+                   if (!file::open(t / "data")) {
+                     fmmap::throw_error(fmmap::error::make(std::make_error_code(std::errc::broken_pipe), "open"));
+                   }
+                 }});
   BOOST_TEST(mentions(r, "reported another error"));
 }
 

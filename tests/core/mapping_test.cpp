@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-#include <boost/test/unit_test.hpp>
-
 #include <array>
 #include <cerrno>
 #include <cstddef>
@@ -17,6 +15,8 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#include <boost/test/unit_test.hpp>
 
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -49,7 +49,9 @@ constexpr std::size_t page = 4096;
 constexpr std::size_t huge = std::size_t{2} << 20;
 constexpr std::size_t gibibyte = std::size_t{1} << 30;
 
-auto open_rw(std::filesystem::path const& path) -> file { return or_throw(file::open(path, {.access = access::read_write})); }
+auto open_rw(std::filesystem::path const& path) -> file {
+  return or_throw(file::open(path, {.access = access::read_write}));
+}
 
 struct armed {
   armed() { seam::arm(); }
@@ -68,7 +70,8 @@ BOOST_AUTO_TEST_SUITE(mapping_map)
 BOOST_AUTO_TEST_CASE(every_access_offset_length_and_file_size_maps_exactly_the_bytes_asked_for) {
   scratch const s;
   std::array const sizes{std::size_t{0}, std::size_t{1}, page - 1, page, page + 1, 3 * page, 5 * page + 17};
-  std::array const offsets{std::uint64_t{0}, std::uint64_t{1}, page - 1UL, page * 1UL, page + 1UL, 3 * page + 0UL, 5 * page + 17UL};
+  std::array const offsets{std::uint64_t{0}, std::uint64_t{1}, page - 1UL,     page * 1UL,
+                           page + 1UL,       3 * page + 0UL,   5 * page + 17UL};
   std::array const lengths{std::size_t{0}, std::size_t{1}, page - 1, page, page + 1, 2 * page, fmmap::to_end};
   std::size_t cases = 0;
   for (auto const size : sizes) {
@@ -80,9 +83,10 @@ BOOST_AUTO_TEST_CASE(every_access_offset_length_and_file_size_maps_exactly_the_b
             auto const content = pattern(size);
             auto const path = s.file("data", content);
             auto const f = open_rw(path);
-            auto m = mapping::map(f, {.access = wanted, .range = {.offset = offset, .length = length}, .reserve = reserve});
-            BOOST_TEST_CONTEXT("size " << size << " access " << static_cast<int>(wanted) << " offset " << offset << " length "
-                                       << length << " reserve " << reserve) {
+            auto m =
+                mapping::map(f, {.access = wanted, .range = {.offset = offset, .length = length}, .reserve = reserve});
+            BOOST_TEST_CONTEXT("size " << size << " access " << static_cast<int>(wanted) << " offset " << offset
+                                       << " length " << length << " reserve " << reserve) {
               auto const valid = offset <= size && (length == fmmap::to_end || length <= size - offset);
               BOOST_REQUIRE(m.has_value() == valid);
               if (!valid) {
@@ -237,7 +241,8 @@ BOOST_AUTO_TEST_CASE(reservations_equal_the_offset_modulo_2_mib) {
   scratch const s;
   auto f = or_throw(file::create_new(s / "big"));
   or_throw(f.resize(16 * huge));
-  for (auto const offset : {std::uint64_t{0}, std::uint64_t{page}, std::uint64_t{huge + 3 * page + 7}, std::uint64_t{5 * huge}}) {
+  for (auto const offset :
+       {std::uint64_t{0}, std::uint64_t{page}, std::uint64_t{huge + 3 * page + 7}, std::uint64_t{5 * huge}}) {
     auto const m = or_throw(mapping::map(f, {.range = {.offset = offset}, .reserve = gibibyte}));
     BOOST_TEST(address_of(m.bytes().data()) % huge == offset % huge);
   }
@@ -313,7 +318,8 @@ BOOST_AUTO_TEST_CASE(outlives_the_handle_of_its_file) {
 BOOST_AUTO_TEST_CASE(moving_the_object_keeps_its_bytes_and_flags_and_empties_the_source) {
   scratch const s;
   auto const f = or_throw(file::open(s.file("data", pattern(page))));
-  auto first = or_throw(mapping::map(f, {.access = access::copy_on_write, .range = {.offset = 10}, .reserve = 4 * page}));
+  auto first =
+      or_throw(mapping::map(f, {.access = access::copy_on_write, .range = {.offset = 10}, .reserve = 4 * page}));
   auto const* const data = first.bytes().data();
   auto second = std::move(first);
   BOOST_TEST((second.bytes().data() == data));
@@ -357,7 +363,8 @@ BOOST_AUTO_TEST_CASE(an_empty_mapping_is_valid_in_every_function) {
   scratch const s;
   auto f = open_rw(s.file("empty", ""));
   auto of_file = or_throw(mapping::map(f, {.access = access::read_write}));
-  auto of_range = or_throw(mapping::map(open_rw(s.file("data", pattern(10))), {.access = access::read_write, .range = {.offset = 10}}));
+  auto of_range = or_throw(
+      mapping::map(open_rw(s.file("data", pattern(10))), {.access = access::read_write, .range = {.offset = 10}}));
   auto anonymous = or_throw(mapping::anonymous(0));
   for (auto* const m : {&of_file, &of_range, &anonymous}) {
     BOOST_TEST(m->is_open());

@@ -73,15 +73,14 @@ auto fits(std::uint64_t offset, std::uint64_t length, std::uint64_t size) -> boo
 
 class run {
 public:
-  explicit run(script s)
-      : script_{s}, file_{fmmap::or_throw(fmmap::file::in_memory("fuzz"))}, mapping_{map()} {}
+  explicit run(script s) : script_{s}, file_{fmmap::or_throw(fmmap::file::in_memory("fuzz"))}, mapping_{map()} {}
 
   void step() {
     auto const what = script_.byte();
     fmmap::byte_range const range{.offset = script_.number(model_.size()),
                                   .length = static_cast<std::size_t>(script_.number(model_.size()))};
-    auto const inside = range.length == fmmap::to_end ? range.offset <= model_.size()
-                                                      : fits(range.offset, range.length, model_.size());
+    auto const inside =
+        range.length == fmmap::to_end ? range.offset <= model_.size() : fits(range.offset, range.length, model_.size());
     switch (what % 9) {
     case 0:
       resize(range.offset);
@@ -169,8 +168,9 @@ private:
     auto const valid = range.length == fmmap::to_end || fits(range.offset, range.length, UINT64_MAX);
     require(file_.punch_hole(range).has_value() == valid);
     if (valid) {
-      auto const end = range.length == fmmap::to_end ? model_.size()
-                                                     : std::min<std::uint64_t>(range.offset + range.length, model_.size());
+      auto const end = range.length == fmmap::to_end
+                           ? model_.size()
+                           : std::min<std::uint64_t>(range.offset + range.length, model_.size());
       clear(range.offset, end);
     }
   }
@@ -196,7 +196,8 @@ private:
 
   void clear(std::uint64_t begin, std::uint64_t end) {
     if (begin < end) {
-      std::fill(model_.begin() + static_cast<std::ptrdiff_t>(begin), model_.begin() + static_cast<std::ptrdiff_t>(end), std::byte{0});
+      std::fill(model_.begin() + static_cast<std::ptrdiff_t>(begin), model_.begin() + static_cast<std::ptrdiff_t>(end),
+                std::byte{0});
     }
   }
 

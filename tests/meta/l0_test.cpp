@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-#include <boost/test/unit_test.hpp>
-
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
@@ -13,6 +11,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include <boost/test/unit_test.hpp>
 
 #include "support/scratch.hpp"
 
@@ -41,7 +41,8 @@ void collect(std::filesystem::path const& unit, std::set<std::string>& functions
       exported = exported && line.starts_with("};"); // the end of a class, not of the namespace
       scope.clear();
       is_public = true;
-    } else if (std::smatch head; std::regex_search(line, head, std::regex{R"(^(class|struct) (?:\[\[\w+\]\] )?(\w+).*\{$)"})) {
+    } else if (std::smatch head;
+               std::regex_search(line, head, std::regex{R"(^(class|struct) (?:\[\[\w+\]\] )?(\w+).*\{$)"})) {
       scope = head[2].str() + "::";
       is_public = head[1] == "struct";
     } else if (line == "public:" || line == "private:") {
@@ -82,7 +83,8 @@ auto scenarios() -> std::vector<declared> {
   std::vector<declared> found;
   for (std::sregex_iterator at{text.begin(), text.end(), head}, end; at != end; ++at) {
     auto const rest = static_cast<std::size_t>(at->position() + at->length());
-    declared one{.scenario = (*at)[1].str(), .calls = {}, .text = text.substr(rest, text.find(".name = ", rest) - rest)};
+    declared one{
+        .scenario = (*at)[1].str(), .calls = {}, .text = text.substr(rest, text.find(".name = ", rest) - rest)};
     auto const list = (*at)[2].str();
     for (std::sregex_iterator call{list.begin(), list.end(), name}; call != end; ++call) {
       one.calls.insert((*call)[1].str());

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-#include <boost/test/unit_test.hpp>
-
 #include <array>
 #include <cstdint>
 #include <limits>
 #include <optional>
+
+#include <boost/test/unit_test.hpp>
 
 import fmmap.os;
 

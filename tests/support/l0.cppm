@@ -102,14 +102,14 @@ struct absence {
 
 struct scenario {
   std::string_view name;
-  std::vector<std::string_view> calls;             // the public functions it is about
-  std::function<void(trial&)> prepare = {};        // not disturbed
-  std::function<void(trial&)> body;                // disturbed; throws fmmap::system_error for a failure
-  std::function<void(trial&)> when_done = {};      // expectations after success
-  std::function<void(trial&)> when_failed = {};    // expectations after failure
+  std::vector<std::string_view> calls;          // the public functions it is about
+  std::function<void(trial&)> prepare = {};     // not disturbed
+  std::function<void(trial&)> body;             // disturbed; throws fmmap::system_error for a failure
+  std::function<void(trial&)> when_done = {};   // expectations after success
+  std::function<void(trial&)> when_failed = {}; // expectations after failure
   std::vector<tolerance> tolerated = {};
   std::vector<absence> absent = {};
-  std::vector<fmmap::errc> errors = {};            // codes of fmmap's own that stand for a failure of the system
+  std::vector<fmmap::errc> errors = {}; // codes of fmmap's own that stand for a failure of the system
 };
 
 struct report {
@@ -137,11 +137,21 @@ struct named_error {
   std::string_view name;
 };
 
-constexpr std::array<named_error, 15> errors{{{EIO, "EIO"},       {ENOSPC, "ENOSPC"}, {EINTR, "EINTR"},
-                                              {ENOMEM, "ENOMEM"}, {EAGAIN, "EAGAIN"}, {EMFILE, "EMFILE"},
-                                              {ENFILE, "ENFILE"}, {EDQUOT, "EDQUOT"}, {EFBIG, "EFBIG"},
-                                              {EACCES, "EACCES"}, {EPERM, "EPERM"},   {EROFS, "EROFS"},
-                                              {EINVAL, "EINVAL"}, {ENOSYS, "ENOSYS"}, {EOPNOTSUPP, "EOPNOTSUPP"}}};
+constexpr std::array<named_error, 15> errors{{{EIO, "EIO"},
+                                              {ENOSPC, "ENOSPC"},
+                                              {EINTR, "EINTR"},
+                                              {ENOMEM, "ENOMEM"},
+                                              {EAGAIN, "EAGAIN"},
+                                              {EMFILE, "EMFILE"},
+                                              {ENFILE, "ENFILE"},
+                                              {EDQUOT, "EDQUOT"},
+                                              {EFBIG, "EFBIG"},
+                                              {EACCES, "EACCES"},
+                                              {EPERM, "EPERM"},
+                                              {EROFS, "EROFS"},
+                                              {EINVAL, "EINVAL"},
+                                              {ENOSYS, "ENOSYS"},
+                                              {EOPNOTSUPP, "EOPNOTSUPP"}}};
 
 // No system interrupts for ever, and no lock is held for ever.
 constexpr std::uint64_t most_interruptions = 5;
@@ -259,7 +269,8 @@ auto dropped() -> std::vector<fmmap::error>& {
 }
 
 // Every failure of these must be told to somebody, each on its own: they free what nobody else can.
-constexpr std::array releasing{os::call::close, os::call::munmap, os::call::munlock, os::call::ftruncate, os::call::unlinkat};
+constexpr std::array releasing{os::call::close, os::call::munmap, os::call::munlock, os::call::ftruncate,
+                               os::call::unlinkat};
 
 } // namespace l0
 
@@ -293,7 +304,8 @@ public:
 private:
   void perform() {
     dropped().clear();
-    auto const before = fmmap::set_dropped_error_handler(+[](fmmap::error const& why) noexcept { dropped().push_back(why); });
+    auto const before =
+        fmmap::set_dropped_error_handler(+[](fmmap::error const& why) noexcept { dropped().push_back(why); });
     trial_.error_ = how_.error.value;
     seam::arm();
     for (auto const& a : of_.absent) {
@@ -369,7 +381,9 @@ private:
     if (told < to_tell) {
       fault("tells nobody of " + std::to_string(to_tell - told) + " failures to release something");
     }
-    result_.tolerated += !failure_ && std::ranges::any_of(failed_, [&](auto ordinal) { return tolerated(trace_[ordinal - 1]); }) ? 1U : 0U;
+    result_.tolerated +=
+        !failure_ && std::ranges::any_of(failed_, [&](auto ordinal) { return tolerated(trace_[ordinal - 1]); }) ? 1U
+                                                                                                                : 0U;
   }
 
   // An interrupted call is made again.
