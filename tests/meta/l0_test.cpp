@@ -27,6 +27,7 @@ std::filesystem::path const sources{FMMAP_SOURCE_DIR};
 // .clang-format keeps is relied on: what is declared at namespace scope starts its line.
 void collect(std::filesystem::path const& unit, std::set<std::string>& functions) {
   static std::regex const function{R"(auto (\w+)\([^;]*\)[\w &]*-> result<)"};
+  static std::regex const type{R"(^(class|struct) (?:\[\[\w+\]\] )?(\w+).*\{$)"};
   static std::regex const pure{R"(= 0;$)"};
   std::istringstream text{read_back(unit)};
   std::string scope;
@@ -41,8 +42,7 @@ void collect(std::filesystem::path const& unit, std::set<std::string>& functions
       exported = exported && line.starts_with("};"); // the end of a class, not of the namespace
       scope.clear();
       is_public = true;
-    } else if (std::smatch head;
-               std::regex_search(line, head, std::regex{R"(^(class|struct) (?:\[\[\w+\]\] )?(\w+).*\{$)"})) {
+    } else if (std::smatch head; std::regex_search(line, head, type)) {
       scope = head[2].str() + "::";
       is_public = head[1] == "struct";
     } else if (line == "public:" || line == "private:") {

@@ -10,10 +10,10 @@ module;
 #include <exception>
 #include <expected>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -22,6 +22,8 @@ module;
 #include <utility>
 #include <vector>
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -183,14 +185,15 @@ struct disturbance {
 
 auto open_descriptors() -> std::set<int> {
   std::set<int> found;
-  for (auto const& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) {
-    auto const name = entry.path().filename().string();
+  std::unique_ptr<DIR, int (*)(DIR*)> const listing{::opendir("/proc/self/fd"), ::closedir};
+  while (auto const* const entry = ::readdir(listing.get())) {
+    std::string_view const name{entry->d_name};
     int value = -1;
-    std::from_chars(name.data(), name.data() + name.size(), value);
-    found.insert(value);
+    std::from_chars(name.begin(), name.end(), value);
+    if (value >= 0 && value != ::dirfd(listing.get())) {
+      found.insert(value);
+    }
   }
-  // The one that the listing itself was read through is closed by now.
-  std::erase_if(found, [](int value) { return !std::filesystem::exists("/proc/self/fd/" + std::to_string(value)); });
   return found;
 }
 
@@ -209,13 +212,25 @@ constexpr bool own_allocator = true;
 
 using address_ranges = std::map<std::uintptr_t, std::uintptr_t>; // begin to end, neighbours joined
 
+// Read by hand: it happens twice a run, and streams would take longer than the runs.
+auto text_of_maps() -> std::string {
+  auto const descriptor = ::open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+  std::string text;
+  std::array<char, 16384> piece{};
+  for (ssize_t got = 0; (got = ::read(descriptor, piece.data(), piece.size())) > 0;) {
+    text.append(piece.data(), static_cast<std::size_t>(got));
+  }
+  ::close(descriptor);
+  return text;
+}
+
 auto mapped_ranges() -> address_ranges {
   address_ranges found;
-  std::ifstream maps{"/proc/self/maps"};
-  for (std::string line; std::getline(maps, line);) {
+  auto const maps = text_of_maps();
+  for (auto const line : fmmap::lines{maps}) {
     auto const path_at = line.find_first_of("/[");
-    auto const of_file = path_at != std::string::npos && line[path_at] == '/';
-    auto const of_system = path_at != std::string::npos && line[path_at] == '[';
+    auto const of_file = path_at != std::string_view::npos && line[path_at] == '/';
+    auto const of_system = path_at != std::string_view::npos && line[path_at] == '[';
     if (of_system || (!of_file && !own_allocator)) {
       continue;
     }
