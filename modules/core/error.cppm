@@ -77,12 +77,12 @@ public:
                                  std::optional<byte_range> range = {}, std::string_view hint = {}) noexcept -> error;
 
   error(error const& other) noexcept;
-  error(error&& other) noexcept
+  inline error(error&& other) noexcept
       : value_{other.value_}, kind_{other.kind_}, details_{std::exchange(other.details_, nullptr)} {}
   auto operator=(error const& other) noexcept -> error&;
   auto operator=(error&& other) noexcept -> error&;
 
-  ~error() {
+  inline ~error() {
     if (details_ != nullptr) {
       release();
     }
@@ -103,10 +103,10 @@ public:
   /// One sentence: what failed, on what, why, and what can be done where that is known.
   [[nodiscard]] auto message() const -> std::string;
 
-  [[nodiscard]] auto operator==(std::errc other) const noexcept -> bool {
+  [[nodiscard]] inline auto operator==(std::errc other) const noexcept -> bool {
     return code() == std::make_error_condition(other);
   }
-  [[nodiscard]] auto operator==(errc other) const noexcept -> bool { return code() == make_error_code(other); }
+  [[nodiscard]] inline auto operator==(errc other) const noexcept -> bool { return code() == make_error_code(other); }
 
 private:
   friend system_error;
@@ -136,7 +136,7 @@ public:
   /// The same sentence as `why().message()`.
   [[nodiscard]] auto what() const noexcept -> char const* override;
 
-  [[nodiscard]] auto why() const noexcept -> error const& { return why_; }
+  [[nodiscard]] inline auto why() const noexcept -> error const& { return why_; }
 
 private:
   error why_;

@@ -176,7 +176,7 @@ public:
   /// A handle to nothing, as is one that was moved from or closed: what is called on it is `errc::closed`.
   file() noexcept = default;
 
-  [[nodiscard]] auto is_open() const noexcept -> bool { return state_ != nullptr; }
+  [[nodiscard]] inline auto is_open() const noexcept -> bool { return state_ != nullptr; }
 
   /// As it was opened; empty for a file without a name.
   [[nodiscard]] auto path() const noexcept -> std::string_view;
@@ -267,7 +267,7 @@ public:
 
 private:
   friend handle_access;
-  explicit file(std::shared_ptr<open_file> state) noexcept : state_{std::move(state)} {}
+  inline explicit file(std::shared_ptr<open_file> state) noexcept : state_{std::move(state)} {}
 
   std::shared_ptr<open_file> state_;
 };
@@ -295,7 +295,7 @@ struct replace_options {
 
 template <>
 struct std::hash<fmmap::file_identity> {
-  auto operator()(fmmap::file_identity const& id) const noexcept -> std::size_t {
+  inline auto operator()(fmmap::file_identity const& id) const noexcept -> std::size_t {
     return std::hash<std::uint64_t>{}(id.inode ^ (id.device * 0x9e37'79b9'7f4a'7c15));
   }
 };

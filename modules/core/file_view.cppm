@@ -35,15 +35,15 @@ public:
   /// Errors: `std::errc::is_a_directory`, or what open(2) and read(2) report.
   [[nodiscard]] static auto open(std::filesystem::path const& path, view_options options = {}) -> result<file_view>;
 
-  [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
+  [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
 
   /// Whether the bytes are the file's own pages, and not a copy made at the open.
-  [[nodiscard]] auto is_mapped() const noexcept -> bool { return mapping_.is_open(); }
+  [[nodiscard]] inline auto is_mapped() const noexcept -> bool { return mapping_.is_open(); }
 
-  file_view(file_view&& other) noexcept
+  inline file_view(file_view&& other) noexcept
       : mapping_{std::move(other.mapping_)}, copy_{std::move(other.copy_)}, bytes_{std::exchange(other.bytes_, {})} {}
 
-  auto operator=(file_view&& other) noexcept -> file_view& {
+  inline auto operator=(file_view&& other) noexcept -> file_view& {
     mapping_ = std::move(other.mapping_);
     copy_ = std::move(other.copy_);
     bytes_ = std::exchange(other.bytes_, {});
@@ -53,8 +53,8 @@ public:
   ~file_view() = default;
 
 private:
-  explicit file_view(mapping mapped) noexcept : mapping_{std::move(mapped)}, bytes_{mapping_.bytes()} {}
-  file_view(std::unique_ptr<std::byte[]> copy, std::size_t size) noexcept
+  inline explicit file_view(mapping mapped) noexcept : mapping_{std::move(mapped)}, bytes_{mapping_.bytes()} {}
+  inline file_view(std::unique_ptr<std::byte[]> copy, std::size_t size) noexcept
       : copy_{std::move(copy)}, bytes_{copy_.get(), size} {}
 
   mapping mapping_;

@@ -27,28 +27,30 @@ public:
 
     iterator() noexcept = default;
 
-    [[nodiscard]] auto operator*() const noexcept -> std::string_view { return {begin_, length_}; }
+    [[nodiscard]] inline auto operator*() const noexcept -> std::string_view { return {begin_, length_}; }
 
-    auto operator++() noexcept -> iterator& {
+    inline auto operator++() noexcept -> iterator& {
       find(next_);
       return *this;
     }
 
-    auto operator++(int) noexcept -> iterator {
+    inline auto operator++(int) noexcept -> iterator {
       auto const before = *this;
       ++*this;
       return before;
     }
 
-    [[nodiscard]] auto operator==(iterator const& other) const noexcept -> bool { return begin_ == other.begin_; }
-    [[nodiscard]] auto operator==(std::default_sentinel_t) const noexcept -> bool { return begin_ == end_; }
+    [[nodiscard]] inline auto operator==(iterator const& other) const noexcept -> bool {
+      return begin_ == other.begin_;
+    }
+    [[nodiscard]] inline auto operator==(std::default_sentinel_t) const noexcept -> bool { return begin_ == end_; }
 
   private:
     friend lines;
 
-    iterator(char const* begin, char const* end) noexcept : end_{end} { find(begin); }
+    inline iterator(char const* begin, char const* end) noexcept : end_{end} { find(begin); }
 
-    void find(char const* begin) noexcept {
+    inline void find(char const* begin) noexcept {
       begin_ = begin;
       if (begin == end_) {
         return;
@@ -69,12 +71,12 @@ public:
   };
 
   lines() noexcept = default;
-  explicit lines(std::string_view text) noexcept : text_{text} {}
-  explicit lines(std::span<std::byte const> bytes) noexcept
+  inline explicit lines(std::string_view text) noexcept : text_{text} {}
+  inline explicit lines(std::span<std::byte const> bytes) noexcept
       : text_{reinterpret_cast<char const*>(bytes.data()), bytes.size()} {}
 
-  [[nodiscard]] auto begin() const noexcept -> iterator { return {text_.data(), text_.data() + text_.size()}; }
-  [[nodiscard]] auto end() const noexcept -> std::default_sentinel_t { return {}; }
+  [[nodiscard]] inline auto begin() const noexcept -> iterator { return {text_.data(), text_.data() + text_.size()}; }
+  [[nodiscard]] inline auto end() const noexcept -> std::default_sentinel_t { return {}; }
 
 private:
   std::string_view text_;

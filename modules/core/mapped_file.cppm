@@ -42,17 +42,18 @@ public:
   [[nodiscard]] static auto open(std::filesystem::path const& path, read_options options = {}) -> result<mapped_file>;
 
   /// The bytes of the range that was opened.
-  [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return mapping_.bytes(); }
+  [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return mapping_.bytes(); }
 
   /// `length` bytes at `offset`. Errors: `errc::out_of_range`.
-  [[nodiscard]] auto bytes(std::uint64_t offset, std::size_t length) const -> result<std::span<std::byte const>> {
+  [[nodiscard]] inline auto bytes(std::uint64_t offset, std::size_t length) const
+      -> result<std::span<std::byte const>> {
     return mapping_.bytes(byte_range{.offset = offset, .length = length});
   }
 
-  [[nodiscard]] auto size() const noexcept -> std::size_t { return mapping_.size(); }
+  [[nodiscard]] inline auto size() const noexcept -> std::size_t { return mapping_.size(); }
 
   /// Copies bytes from `offset` on. Returns how many: fewer than asked only at the end.
-  auto read_at(std::uint64_t offset, std::span<std::byte> out) const noexcept -> std::size_t {
+  inline auto read_at(std::uint64_t offset, std::span<std::byte> out) const noexcept -> std::size_t {
     auto const all = bytes();
     if (offset >= all.size()) {
       return 0;
@@ -64,19 +65,19 @@ public:
     return count;
   }
 
-  [[nodiscard]] auto path() const noexcept -> std::string_view { return file_.path(); }
-  [[nodiscard]] auto identity() const noexcept -> file_identity { return file_.identity(); }
-  [[nodiscard]] auto metadata() const -> result<file_metadata> { return file_.metadata(); }
+  [[nodiscard]] inline auto path() const noexcept -> std::string_view { return file_.path(); }
+  [[nodiscard]] inline auto identity() const noexcept -> file_identity { return file_.identity(); }
+  [[nodiscard]] inline auto metadata() const -> result<file_metadata> { return file_.metadata(); }
 
   /// The two layers below, for what has no shorter way.
-  [[nodiscard]] auto as_file() const noexcept -> file const& { return file_; }
-  [[nodiscard]] auto as_mapping() const noexcept -> mapping const& { return mapping_; }
+  [[nodiscard]] inline auto as_file() const noexcept -> file const& { return file_; }
+  [[nodiscard]] inline auto as_mapping() const noexcept -> mapping const& { return mapping_; }
 
   /// Unmaps and closes, and reports what goes wrong. Invalidates: every span.
   [[nodiscard]] auto close() -> result<void>;
 
 private:
-  mapped_file(file opened, mapping mapped) noexcept : file_{std::move(opened)}, mapping_{std::move(mapped)} {}
+  inline mapped_file(file opened, mapping mapped) noexcept : file_{std::move(opened)}, mapping_{std::move(mapped)} {}
 
   file file_;
   mapping mapping_;

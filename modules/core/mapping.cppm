@@ -114,11 +114,11 @@ public:
   ~memory_lock();
 
   /// The bytes of the pages held.
-  [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return {begin_, length_}; }
+  [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return {begin_, length_}; }
 
 private:
   friend class mapping;
-  memory_lock(std::shared_ptr<region> memory, std::byte* begin, std::size_t length) noexcept
+  inline memory_lock(std::shared_ptr<region> memory, std::byte* begin, std::size_t length) noexcept
       : region_{std::move(memory)}, begin_{begin}, length_{length} {}
   void unlock() noexcept;
 
@@ -132,11 +132,11 @@ class shared_bytes {
 public:
   shared_bytes() noexcept = default;
 
-  [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
+  [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
 
 private:
   friend class mapping;
-  shared_bytes(std::shared_ptr<region> memory, std::span<std::byte const> bytes) noexcept
+  inline shared_bytes(std::shared_ptr<region> memory, std::span<std::byte const> bytes) noexcept
       : region_{std::move(memory)}, bytes_{bytes} {}
 
   std::shared_ptr<region> region_;
@@ -173,31 +173,42 @@ public:
 
   /// An empty mapping of nothing, as is one that was moved from or closed.
   mapping() noexcept = default;
-  mapping(mapping&& other) noexcept;
+  inline mapping(mapping&& other) noexcept
+      : region_{std::move(other.region_)},
+        file_{std::move(other.file_)},
+        data_{std::exchange(other.data_, nullptr)},
+        size_{std::exchange(other.size_, 0)},
+        capacity_{std::exchange(other.capacity_, 0)},
+        offset_{other.offset_},
+        access_{other.access_},
+        pages_{other.pages_},
+        executable_{other.executable_},
+        private_{other.private_},
+        open_{std::exchange(other.open_, false)} {}
   auto operator=(mapping&& other) noexcept -> mapping&;
   ~mapping() = default;
 
-  [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return {data_, size_}; }
+  [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return {data_, size_}; }
 
   /// Empty unless the access is one that writes.
-  [[nodiscard]] auto writable_bytes() noexcept -> std::span<std::byte> {
+  [[nodiscard]] inline auto writable_bytes() noexcept -> std::span<std::byte> {
     return access_ == fmmap::access::read_only ? std::span<std::byte>{} : std::span{data_, size_};
   }
 
-  [[nodiscard]] auto size() const noexcept -> std::size_t { return size_; }
-  [[nodiscard]] auto empty() const noexcept -> bool { return size_ == 0; }
+  [[nodiscard]] inline auto size() const noexcept -> std::size_t { return size_; }
+  [[nodiscard]] inline auto empty() const noexcept -> bool { return size_ == 0; }
 
   /// How large the mapping can become without moving, in bytes.
-  [[nodiscard]] auto capacity() const noexcept -> std::size_t { return capacity_; }
+  [[nodiscard]] inline auto capacity() const noexcept -> std::size_t { return capacity_; }
 
   /// Where the first byte lies in the file.
-  [[nodiscard]] auto file_offset() const noexcept -> std::uint64_t { return offset_; }
+  [[nodiscard]] inline auto file_offset() const noexcept -> std::uint64_t { return offset_; }
 
-  [[nodiscard]] auto access() const noexcept -> fmmap::access { return access_; }
-  [[nodiscard]] auto is_executable() const noexcept -> bool { return executable_; }
+  [[nodiscard]] inline auto access() const noexcept -> fmmap::access { return access_; }
+  [[nodiscard]] inline auto is_executable() const noexcept -> bool { return executable_; }
 
   /// Whether there is memory or a file behind the object: false when closed or moved from.
-  [[nodiscard]] auto is_open() const noexcept -> bool { return open_; }
+  [[nodiscard]] inline auto is_open() const noexcept -> bool { return open_; }
 
   /// Makes the mapping `size` bytes long without moving it. A file must already reach that far.
   ///

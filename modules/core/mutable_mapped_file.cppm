@@ -72,21 +72,22 @@ public:
   auto operator=(mutable_mapped_file&& other) noexcept -> mutable_mapped_file&;
   ~mutable_mapped_file();
 
-  [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return mapping_.bytes(); }
-  [[nodiscard]] auto writable_bytes() noexcept -> std::span<std::byte> { return mapping_.writable_bytes(); }
+  [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return mapping_.bytes(); }
+  [[nodiscard]] inline auto writable_bytes() noexcept -> std::span<std::byte> { return mapping_.writable_bytes(); }
 
   /// `length` bytes at `offset`. Errors: `errc::out_of_range`.
-  [[nodiscard]] auto bytes(std::uint64_t offset, std::size_t length) const -> result<std::span<std::byte const>> {
+  [[nodiscard]] inline auto bytes(std::uint64_t offset, std::size_t length) const
+      -> result<std::span<std::byte const>> {
     return mapping_.bytes(byte_range{.offset = offset, .length = length});
   }
 
-  [[nodiscard]] auto size() const noexcept -> std::uint64_t { return mapping_.size(); }
+  [[nodiscard]] inline auto size() const noexcept -> std::uint64_t { return mapping_.size(); }
 
   /// How large the file can become without moving, in bytes.
-  [[nodiscard]] auto capacity() const noexcept -> std::size_t { return mapping_.capacity(); }
+  [[nodiscard]] inline auto capacity() const noexcept -> std::size_t { return mapping_.capacity(); }
 
   /// Copies bytes to `offset` on. Returns how many: fewer than given only at the end, which stays where it is.
-  auto write_at(std::uint64_t offset, std::span<std::byte const> in) noexcept -> std::size_t {
+  inline auto write_at(std::uint64_t offset, std::span<std::byte const> in) noexcept -> std::size_t {
     auto const all = writable_bytes();
     if (offset >= all.size()) {
       return 0;
@@ -118,32 +119,33 @@ public:
   [[nodiscard]] auto resize(std::uint64_t size, durability level = durability::none) -> result<void>;
 
   /// Holds address space for `capacity` bytes. Errors and Invalidates: as `mapping::reserve`.
-  [[nodiscard]] auto reserve(std::size_t capacity) -> result<void> { return mapping_.reserve(capacity); }
+  [[nodiscard]] inline auto reserve(std::size_t capacity) -> result<void> { return mapping_.reserve(capacity); }
 
   /// Gives back the space allocated ahead by `append`. Errors: what ftruncate(2) reports.
   [[nodiscard]] auto shrink_to_fit() -> result<void>;
 
   /// As `mapping::flush`.
-  [[nodiscard]] auto flush(byte_range range = whole, durability level = durability::data) const -> result<durability> {
+  [[nodiscard]] inline auto flush(byte_range range = whole, durability level = durability::data) const
+      -> result<durability> {
     return mapping_.flush(range, level);
   }
 
   /// As `mapping::stage_flush`.
-  [[nodiscard]] auto stage_flush(byte_range range = whole, durability level = durability::data) const
+  [[nodiscard]] inline auto stage_flush(byte_range range = whole, durability level = durability::data) const
       -> result<flush_job> {
     return mapping_.stage_flush(range, level);
   }
 
   /// As `file::remove`; the bytes stay mapped.
-  [[nodiscard]] auto remove() -> result<void> { return file_.remove(); }
+  [[nodiscard]] inline auto remove() -> result<void> { return file_.remove(); }
 
-  [[nodiscard]] auto path() const noexcept -> std::string_view { return file_.path(); }
-  [[nodiscard]] auto identity() const noexcept -> file_identity { return file_.identity(); }
-  [[nodiscard]] auto metadata() const -> result<file_metadata> { return file_.metadata(); }
+  [[nodiscard]] inline auto path() const noexcept -> std::string_view { return file_.path(); }
+  [[nodiscard]] inline auto identity() const noexcept -> file_identity { return file_.identity(); }
+  [[nodiscard]] inline auto metadata() const -> result<file_metadata> { return file_.metadata(); }
 
   /// The two layers below, for what has no shorter way. Changing the file's size through them is not noticed.
-  [[nodiscard]] auto as_file() noexcept -> file& { return file_; }
-  [[nodiscard]] auto as_mapping() noexcept -> mapping& { return mapping_; }
+  [[nodiscard]] inline auto as_file() noexcept -> file& { return file_; }
+  [[nodiscard]] inline auto as_mapping() noexcept -> mapping& { return mapping_; }
 
   /// Gives back what is allocated ahead, unmaps and closes, and reports what goes wrong. Nothing is synced.
   ///
@@ -151,7 +153,7 @@ public:
   [[nodiscard]] auto close() -> result<void>;
 
 private:
-  mutable_mapped_file(file opened, mapping mapped, bool may_move) noexcept
+  inline mutable_mapped_file(file opened, mapping mapped, bool may_move) noexcept
       : file_{std::move(opened)}, mapping_{std::move(mapped)}, allocated_{mapping_.size()}, may_move_{may_move} {}
 
   [[nodiscard]] static auto open_mapped(std::filesystem::path const& path, write_options const& options, bool create,

@@ -250,7 +250,8 @@ auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size
                       "the address must lie in its page where the range starts in one of the file");
   }
 
-  mapping made;
+  result<mapping> outcome; // filled in place: a mapping is too large to move for nothing
+  auto& made = *outcome;
   made.file_ = std::move(from);
   made.offset_ = bytes->begin;
   made.access_ = options.access;
@@ -259,7 +260,7 @@ auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size
   made.open_ = true;
   made.pages_ = options.page_size;
   if (bytes->empty() && options.reserve == 0) {
-    return made;
+    return outcome;
   }
   placement const wanted{
       .file_offset = bytes->begin - delta,
@@ -290,7 +291,7 @@ auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size
       return made.file_->fail(done.error(), "populate", options.range);
     }
   }
-  return made;
+  return outcome;
 }
 
 auto mapping::map(file const& from, map_options options) -> result<mapping> {
@@ -366,19 +367,6 @@ auto mapping::anonymous(std::size_t size, anonymous_options options) -> result<m
   }
   return made;
 }
-
-mapping::mapping(mapping&& other) noexcept
-    : region_{std::move(other.region_)},
-      file_{std::move(other.file_)},
-      data_{std::exchange(other.data_, nullptr)},
-      size_{std::exchange(other.size_, 0)},
-      capacity_{std::exchange(other.capacity_, 0)},
-      offset_{other.offset_},
-      access_{other.access_},
-      pages_{other.pages_},
-      executable_{other.executable_},
-      private_{other.private_},
-      open_{std::exchange(other.open_, false)} {}
 
 auto mapping::operator=(mapping&& other) noexcept -> mapping& {
   if (this != &other) {

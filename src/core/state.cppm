@@ -66,13 +66,13 @@ inline constexpr os::interval everything{.begin = 0, .end = UINT64_MAX};
 class unique_descriptor {
 public:
   unique_descriptor() noexcept = default;
-  explicit unique_descriptor(os::descriptor value) noexcept : value_{value} {}
-  unique_descriptor(unique_descriptor&& other) noexcept : value_{other.release()} {}
+  inline explicit unique_descriptor(os::descriptor value) noexcept : value_{value} {}
+  inline unique_descriptor(unique_descriptor&& other) noexcept : value_{other.release()} {}
   auto operator=(unique_descriptor&& other) noexcept -> unique_descriptor&;
   ~unique_descriptor();
 
-  [[nodiscard]] auto get() const noexcept -> os::descriptor { return value_; }
-  [[nodiscard]] auto release() noexcept -> os::descriptor { return std::exchange(value_, os::no_descriptor); }
+  [[nodiscard]] inline auto get() const noexcept -> os::descriptor { return value_; }
+  [[nodiscard]] inline auto release() noexcept -> os::descriptor { return std::exchange(value_, os::no_descriptor); }
 
 private:
   os::descriptor value_ = os::no_descriptor;
@@ -82,7 +82,8 @@ private:
 // sync of the others.
 class open_file {
 public:
-  open_file(unique_descriptor descriptor, std::string path, os::file_status const& status, os::descriptor_access access)
+  inline open_file(unique_descriptor descriptor, std::string path, os::file_status const& status,
+                   os::descriptor_access access)
       : path{std::move(path)},
         identity{.device = status.device, .inode = status.inode},
         type{status.type},
@@ -90,18 +91,18 @@ public:
         writable{access.write},
         descriptor_{std::move(descriptor)} {}
 
-  [[nodiscard]] auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
-  [[nodiscard]] auto release() noexcept -> os::descriptor { return descriptor_.release(); }
-  void take(os::descriptor value) noexcept { descriptor_ = unique_descriptor{value}; }
+  [[nodiscard]] inline auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
+  [[nodiscard]] inline auto release() noexcept -> os::descriptor { return descriptor_.release(); }
+  inline void take(os::descriptor value) noexcept { descriptor_ = unique_descriptor{value}; }
   [[nodiscard]] auto close() -> result<void>;
   [[nodiscard]] auto size() const -> result<std::uint64_t>;
 
-  [[nodiscard, gnu::cold]] auto fail(int code, std::string_view operation, std::optional<byte_range> range = {},
-                                     std::string_view hint = {}) const -> std::unexpected<error> {
+  [[nodiscard, gnu::cold]] inline auto fail(int code, std::string_view operation, std::optional<byte_range> range = {},
+                                            std::string_view hint = {}) const -> std::unexpected<error> {
     return failure(code, operation, path, range, hint);
   }
-  [[nodiscard, gnu::cold]] auto fail(errc code, std::string_view operation, std::optional<byte_range> range = {},
-                                     std::string_view hint = {}) const -> std::unexpected<error> {
+  [[nodiscard, gnu::cold]] inline auto fail(errc code, std::string_view operation, std::optional<byte_range> range = {},
+                                            std::string_view hint = {}) const -> std::unexpected<error> {
     return failure(code, operation, path, range, hint);
   }
 
@@ -135,16 +136,16 @@ private:
 // A run of the address space that belongs to fmmap; unmapped with the last of its users.
 class region {
 public:
-  region(std::byte* base, std::size_t length, std::size_t unit, os::map_flags flags) noexcept
+  inline region(std::byte* base, std::size_t length, std::size_t unit, os::map_flags flags) noexcept
       : flags{flags}, base_{base}, length_{length}, unit_{unit} {}
   region(region const&) = delete;
   auto operator=(region const&) -> region& = delete;
   ~region();
 
-  [[nodiscard]] auto base() const noexcept -> std::byte* { return base_; }
-  [[nodiscard]] auto length() const noexcept -> std::size_t { return length_; }
+  [[nodiscard]] inline auto base() const noexcept -> std::byte* { return base_; }
+  [[nodiscard]] inline auto length() const noexcept -> std::size_t { return length_; }
   // The size of its pages.
-  [[nodiscard]] auto unit() const noexcept -> std::size_t { return unit_; }
+  [[nodiscard]] inline auto unit() const noexcept -> std::size_t { return unit_; }
 
   [[nodiscard]] auto unmap() -> os::outcome<void>;
 
@@ -168,16 +169,16 @@ private:
 // What implementation units may do with handles that users may not.
 class handle_access {
 public:
-  static auto state(file const& handle) noexcept -> std::shared_ptr<open_file> const& { return handle.state_; }
-  static auto take(file& handle) noexcept -> std::shared_ptr<open_file> { return std::move(handle.state_); }
-  static auto wrap(std::shared_ptr<open_file> state) noexcept -> file { return file{std::move(state)}; }
+  inline static auto state(file const& handle) noexcept -> std::shared_ptr<open_file> const& { return handle.state_; }
+  inline static auto take(file& handle) noexcept -> std::shared_ptr<open_file> { return std::move(handle.state_); }
+  inline static auto wrap(std::shared_ptr<open_file> state) noexcept -> file { return file{std::move(state)}; }
 
   // Maps a file whose size the caller has just asked for.
   static auto map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options)
       -> result<mapping>;
 
   // Changes the length of a mapping of a file that the caller has just resized.
-  static void set_size(mapping& target, std::size_t size) noexcept { target.size_ = size; }
+  inline static void set_size(mapping& target, std::size_t size) noexcept { target.size_ = size; }
 };
 
 // Opens `path` as file::open does and tells its size, so that a caller that maps it need not ask again.
@@ -226,7 +227,7 @@ public:
   auto operator=(staged_file&& other) -> staged_file& = delete;
   ~staged_file();
 
-  [[nodiscard]] auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
+  [[nodiscard]] inline auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
 
   // Gives the file its name, which must be free.
   [[nodiscard]] auto publish() -> os::outcome<void>;
