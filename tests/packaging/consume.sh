@@ -4,11 +4,11 @@
 # The packaging tests, one function a case: consume.sh CASE
 #
 # The environment, set by CMakeLists.txt, says where things are: source, build, work (a folder for consumers), the tools
-# cmake, ninja, cxx and nm, and the list public_modules. Projects are configured under `set -e`, so the first command
-# that fails ends the case, with its output before it.
+# cmake, ninja, cxx and nm, and the list public_modules. The first command that fails ends the case.
 set -euo pipefail
 shopt -s inherit_errexit
 exec </dev/null
+: "${source:?}" "${build:?}" "${work:?}" "${cmake:?}" "${ninja:?}" "${cxx:?}" "${nm:?}" "${public_modules:?}"
 # What a user has set for builds of their own is not part of these.
 unset CXXFLAGS LDFLAGS CMAKE_BUILD_TYPE CMAKE_GENERATOR CMAKE_PREFIX_PATH
 
@@ -24,8 +24,9 @@ configure() {
   local -r tree=$work/$1
   echo "configure $*"
   "$cmake" -S "$consumer" -B "$tree" -G Ninja "-DCMAKE_MAKE_PROGRAM=$ninja" "-DCMAKE_CXX_COMPILER=$cxx" \
-    "-DCMAKE_PREFIX_PATH=$prefix" "${@:2}" >"$work/$1.log" 2>"$work/$1.errors" && [[ ! -s $work/$1.errors ]] ||
-    die "configuring said: $(cat "$work/$1.log" "$work/$1.errors")"
+    "-DCMAKE_PREFIX_PATH=$prefix" "${@:2}" 2>&1 >"$work/$1.log" | tee "$work/$1.errors" ||
+    die "cmake printed: $(<"$work/$1.log")"
+  [[ ! -s $work/$1.errors ]] || die "cmake printed a warning: $(<"$work/$1.errors")"
 }
 
 build() {
@@ -66,6 +67,7 @@ in_every_dialect() {
   done
 }
 
+# with_flags TREE FLAGS [OPTION...]: builds and runs a consumer of the package with these CMAKE_CXX_FLAGS.
 with_flags() {
   fresh "$1"
   configure "$1" "-DCMAKE_CXX_FLAGS=$2" "${@:3}"
@@ -113,14 +115,14 @@ only_what_a_consumer_needs_is_installed() {
 }
 
 the_archives_hold_no_seam() {
-  local archive symbols=0
+  local archive symbols
   while read -r archive; do
-    symbols=$((symbols + $("$nm" "$archive" 2>/dev/null | grep -c 'fmmap')))
-    ! "$nm" "$archive" 2>/dev/null | grep seam || die "$archive has symbols of the seam's table"
+    symbols=$("$nm" "$archive" 2>/dev/null)
+    [[ $symbols == *fmmap* ]] || die "nm names no symbol of fmmap in $archive"
+    [[ $symbols != *seam* ]] || die "$archive has the table: $(grep -m 3 seam <<<"$symbols")"
   done < <(find "$prefix" -name '*.a')
-  ((symbols > 0)) || die "nm names no symbol of fmmap at all"
-  # That nm shows the table where there is one:
-  "$nm" "$build/libfmmap_os_seamed.a" 2>/dev/null | grep -c seam
+  symbols=$("$nm" "$build/libfmmap_os_seamed.a" 2>/dev/null)
+  [[ $symbols == *seam* ]] || die "nm does not show the table in the archive that has it"
 }
 
 a_component_that_is_not_installed_is_named() {
@@ -181,7 +183,7 @@ add_subdirectory_brings_no_tests_examples_or_install() {
   configure plain "-DFMMAP_SOURCE=$source"
   found=$("$ninja" -C "$work/plain" -t targets all | grep -E '(test|example|seamed|bench)[^/]*:' || true)
   [[ ! $found ]] || die "the consumer's build has these targets: $found"
-  found=$(ctest --test-dir "$work/plain" -N 2>&1)
+  found=$("${cmake%cmake}ctest" --test-dir "$work/plain" -N 2>&1)
   [[ $found == *"No tests were found"* || $found == *"Total Tests: 0"* ]] || die "ctest lists: $found"
   rm -rf -- "${work:?}/nothing"
   "$cmake" --install "$work/plain" --prefix "$work/nothing"
