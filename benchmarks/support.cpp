@@ -10,6 +10,7 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -57,11 +58,11 @@ auto sized(std::size_t full, std::size_t tiny) -> std::size_t { return chosen.sm
 void add_row(std::string_view id, pace speed, std::initializer_list<variant> variants) {
   for (auto const& [name, run] : variants) {
     auto* const added = benchmark::RegisterBenchmark((std::string{id} + "/" + name).c_str(), run);
-    added->Repetitions(chosen.smoke ? 1 : 25);
     if (speed == pace::slow) {
-      added->UseManualTime()->Iterations(1);
+      added->Repetitions(chosen.smoke ? 1 : 25)->UseManualTime()->Iterations(1);
     } else {
-      added->UseRealTime()->MinTime(chosen.smoke ? 0.001 : 0.05);
+      // Many short repetitions: what disturbs some of them leaves the median alone.
+      added->Repetitions(chosen.smoke ? 1 : 151)->MinTime(chosen.smoke ? 0.001 : 0.005);
     }
   }
 }
@@ -120,6 +121,12 @@ void settle() {
       checked(::open(chosen.folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open the data folder");
   checked(::syncfs(folder), "sync the data folder");
   checked(::close(folder), "close");
+}
+
+void warm_memory(std::size_t size) {
+  auto* const memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  checked(reinterpret_cast<std::intptr_t>(memory), "mmap");
+  ::munmap(memory, size);
 }
 
 stopwatch::stopwatch(benchmark::State& state) : state_{&state}, start_{now()} {}

@@ -32,7 +32,7 @@ struct variant {
 };
 
 enum class pace : unsigned char {
-  fast, // up to microseconds: a repetition is as many iterations as fill its time
+  fast, // up to microseconds, never waiting: many iterations a repetition, measured in the thread's processor time
   slow, // milliseconds and more: a repetition is one iteration, which the variant times with a `stopwatch`
 };
 
@@ -52,6 +52,10 @@ auto is_durable(benchmark::State& state) -> bool;
 
 // Waits until nothing is left to be written on the folder's file system, so that a measurement starts at rest.
 void settle();
+
+// Touches `size` bytes of free memory. The host of a virtual machine may have taken it back, and giving it again takes
+// longer than anything measured here.
+void warm_memory(std::size_t size);
 
 // Passes on what a system call returned, unless it failed: that ends the program.
 template <class T>

@@ -6,7 +6,8 @@
 
 RESULTS is a folder of Google Benchmark's JSON files. A row of BARS is measured by the benchmarks named ID/ours and
 ID/peer, and every other ID/NAME is a peer shown beside them. What counts is the median over the repetitions: of the
-counter "value" where a benchmark has one, else of the time of an iteration in nanoseconds.
+counter "value" where a benchmark has one, else of the time of an iteration in nanoseconds, which is the processor's
+unless the benchmark's name says real_time or manual_time.
 
 Exits 1 when a row is SHORT. A smoke run holds nothing against its bar, and fails where a benchmark did.
 """
@@ -25,12 +26,13 @@ def read_measurements(folder):
     values, reasons = {}, {}
     for file in sorted(pathlib.Path(folder).glob("*.json")):
         for run in json.loads(file.read_text())["benchmarks"]:
-            row, variant = run["name"].split("/")[:2]
+            row, variant, *properties = run["name"].split("/")
             if run.get("error_occurred") or "error_message" in run or "skip_message" in run:
                 reason = run.get("error_message") or run.get("skip_message")
                 reasons.setdefault(row, reason)
             elif run["run_type"] == "iteration":
-                value = run.get("value", run["real_time"] * NANOSECONDS[run["time_unit"]])
+                time = run["real_time" if {"real_time", "manual_time"} & set(properties) else "cpu_time"]
+                value = run.get("value", time * NANOSECONDS[run["time_unit"]])
                 values.setdefault(row, {}).setdefault(variant, []).append(value)
     return values, reasons
 
