@@ -146,11 +146,12 @@ auto mutable_mapped_file::shrink_to_fit() -> result<void> {
 
 // Stores past the end of the file in its last page are zeroed by some file systems when the file grows, and kept by
 // others. They must not show up as content.
-void mutable_mapped_file::clear_tail(std::uint64_t end) noexcept {
-  auto const page_end = *os::round_up(size(), os::page_size());
-  auto const bytes = static_cast<std::size_t>(std::min(end, page_end) - size());
-  if (bytes > 0 && mapping_.size() > 0) {
-    std::memset(mapping_.writable_bytes().data() + size(), 0, bytes);
+void mutable_mapped_file::clear_tail(std::uint64_t size) noexcept {
+  auto const old = this->size();
+  auto const page_end = os::outward({.begin = 0, .end = old}, os::page_size()).end;
+  if (page_end > old) {
+    auto const bytes = static_cast<std::size_t>(std::min(size, page_end) - old);
+    std::memset(mapping_.writable_bytes().data() + old, 0, bytes);
   }
 }
 
