@@ -48,7 +48,7 @@ struct table {
   kill_side side = kill_side::before;
 };
 
-std::atomic<bool> armed{false};
+std::atomic<bool> is_armed{false};
 
 auto the_table() -> table& {
   static table instance;
@@ -102,7 +102,7 @@ export namespace fmmap::os {
 template <std::invocable Call>
 auto invoke(call which, Call real) noexcept -> outcome<std::invoke_result_t<Call&>> {
   seam::verdict planned;
-  if (seam::armed.load(std::memory_order_relaxed)) [[unlikely]] {
+  if (seam::is_armed.load(std::memory_order_relaxed)) [[unlikely]] {
     planned = seam::enter(which);
   }
   // A close that fails has closed all the same on Linux, so the table lets it happen before it reports the failure.
@@ -123,7 +123,7 @@ auto invoke(call which, Call real) noexcept -> outcome<std::invoke_result_t<Call
 template <std::invocable<std::size_t> Call>
 auto invoke_transfer(call which, std::size_t length, Call real) noexcept -> outcome<std::size_t> {
   auto allowed = length;
-  if (seam::armed.load(std::memory_order_relaxed)) [[unlikely]] {
+  if (seam::is_armed.load(std::memory_order_relaxed)) [[unlikely]] {
     allowed = std::min(length, seam::longest_transfer(which));
   }
   return invoke(which, [&] { return real(allowed); });
@@ -144,11 +144,11 @@ void arm() {
   state.trace.clear();
   state.failed.clear();
   state.nth = state.kill_at = state.injected = 0;
-  armed = true;
+  is_armed = true;
 }
 
 // Lets every call through again; what was recorded stays readable until the next `arm`.
-void disarm() { armed = false; }
+void disarm() { is_armed = false; }
 
 // The `nth` call, and with `times` that many from there on, fails with `error` and is not made.
 void fail_nth(std::uint64_t nth, int error, std::uint64_t times = 1) {
@@ -214,5 +214,14 @@ auto injected() -> std::uint64_t {
   std::scoped_lock const lock{state.mutex};
   return state.injected;
 }
+
+// Arms the table for a scope.
+class armed {
+public:
+  armed() { arm(); }
+  armed(armed const&) = delete;
+  auto operator=(armed const&) -> armed& = delete;
+  ~armed() { disarm(); }
+};
 
 } // namespace fmmap::os::seam

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "support/mounts.hpp"
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -39,20 +40,9 @@ using fmmap::or_throw;
 using fmmap::symlinks;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 namespace {
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
-
-template <class T, class Code>
-auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
-  return !outcome && outcome.error() == code;
-}
 
 auto entries_in(scratch const& s) -> std::ptrdiff_t {
   return std::ranges::distance(std::filesystem::directory_iterator{s.folder()});

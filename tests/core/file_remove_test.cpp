@@ -27,6 +27,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -40,20 +41,9 @@ using fmmap::file;
 using fmmap::or_throw;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 namespace {
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
-
-template <class T, class Code>
-auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
-  return !outcome && outcome.error() == code;
-}
 
 auto open_rw(std::filesystem::path const& path) -> file {
   return or_throw(file::open(path, {.access = access::read_write}));

@@ -26,6 +26,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -41,6 +42,7 @@ using fmmap::file;
 using fmmap::or_throw;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 static_assert(std::is_nothrow_move_constructible_v<file> && std::is_nothrow_move_assignable_v<file>);
 static_assert(std::is_nothrow_default_constructible_v<file>);
@@ -48,18 +50,6 @@ static_assert(std::is_nothrow_default_constructible_v<file>);
 namespace {
 
 constexpr std::uint64_t far_out = std::uint64_t{5} << 30; // past 2^32
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
-
-template <class T, class Code>
-auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
-  return !outcome && outcome.error() == code;
-}
 
 auto open_rw(std::filesystem::path const& path) -> file {
   return or_throw(file::open(path, {.access = access::read_write}));

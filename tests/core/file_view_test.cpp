@@ -28,6 +28,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -41,22 +42,7 @@ using fmmap::file;
 using fmmap::or_throw;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
-
-namespace {
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
-
-template <class T, class Code>
-auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
-  return !outcome && outcome.error() == code;
-}
-
-} // namespace
+using seam::armed;
 
 BOOST_AUTO_TEST_SUITE(a_view_of_a_file)
 

@@ -18,7 +18,7 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "support/child.hpp"
+#include "support/process.hpp"
 #include "support/scratch.hpp"
 
 import fmmap.core;
@@ -32,17 +32,11 @@ using fmmap::mapping;
 using fmmap::or_throw;
 using fmmap::os::call;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 namespace {
 
 constexpr std::size_t page = 4096;
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
 
 struct mapped {
   scratch s;

@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #include "support/mounts.hpp"
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -43,20 +44,10 @@ using fmmap::file;
 using fmmap::or_throw;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 namespace {
 
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
-
-template <class T, class Code>
-auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
-  return !outcome && outcome.error() == code;
-}
 constexpr std::size_t mebibyte = std::size_t{1} << 20;
 constexpr auto full = std::errc::no_space_on_device;
 

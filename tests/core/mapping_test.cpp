@@ -23,7 +23,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "support/child.hpp"
+#include "support/outcome.hpp"
+#include "support/process.hpp"
 #include "support/scratch.hpp"
 
 import fmmap.core;
@@ -36,6 +37,7 @@ using fmmap::file;
 using fmmap::mapping;
 using fmmap::or_throw;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 static_assert(!std::is_copy_constructible_v<mapping>);
 static_assert(std::is_nothrow_move_constructible_v<mapping>);
@@ -52,13 +54,6 @@ constexpr std::size_t gibibyte = std::size_t{1} << 30;
 auto open_rw(std::filesystem::path const& path) -> file {
   return or_throw(file::open(path, {.access = access::read_write}));
 }
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
 
 auto address_of(std::byte const* p) -> std::uintptr_t { return reinterpret_cast<std::uintptr_t>(p); }
 
@@ -274,16 +269,14 @@ BOOST_AUTO_TEST_CASE(an_exhausted_address_space_is_an_error) {
     skip("a sanitizer has taken more address space than the limit");
     return;
   }
-  BOOST_TEST(passes_in_child([] {
-    rlimit const limit{.rlim_cur = std::size_t{2} << 30, .rlim_max = std::size_t{2} << 30};
-    if (::setrlimit(RLIMIT_AS, &limit) != 0) {
-      return false;
-    }
-    auto const m = mapping::anonymous(std::size_t{4} << 30);
-    auto const reserved = mapping::anonymous(page, {.reserve = std::size_t{4} << 30});
-    return !m && m.error() == std::errc::not_enough_memory && !reserved &&
-           reserved.error() == std::errc::not_enough_memory && mapping::anonymous(page).has_value();
-  }));
+  BOOST_TEST(found_in_child([](findings& found) {
+               limit(RLIMIT_AS, std::size_t{2} << 30);
+               auto const large = std::size_t{4} << 30;
+               found.expect(fails(mapping::anonymous(large), std::errc::not_enough_memory), "4 GiB were mapped");
+               found.expect(fails(mapping::anonymous(page, {.reserve = large}), std::errc::not_enough_memory),
+                            "4 GiB were reserved");
+               found.expect(mapping::anonymous(page).has_value(), "a page cannot be mapped");
+             }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(a_device_maps_the_range_that_is_named) {
@@ -624,7 +617,9 @@ BOOST_AUTO_TEST_CASE(dont_fork_and_wipe_on_fork_do_what_they_say) {
   kept_from_child.writable_bytes()[0] = wiped.writable_bytes()[0] = std::byte{1};
   or_throw(kept_from_child.advise(fmmap::advice::dont_fork));
   or_throw(wiped.advise(fmmap::advice::wipe_on_fork));
-  BOOST_TEST(passes_in_child([&] { return wiped.bytes()[0] == std::byte{0}; }));
+  BOOST_TEST(found_in_child([&](findings& found) {
+               found.expect(wiped.bytes()[0] == std::byte{0}, "the child sees what was to be wiped");
+             }) == "");
   BOOST_TEST(dies_of(SIGSEGV, [&] { (void)*static_cast<std::byte const volatile*>(kept_from_child.bytes().data()); }));
 }
 
@@ -737,16 +732,16 @@ BOOST_AUTO_TEST_CASE(keeps_the_memory_when_the_mapping_is_gone) {
 }
 
 BOOST_AUTO_TEST_CASE(names_the_limit_when_it_is_reached_and_leaves_nothing_locked) {
-  BOOST_TEST(passes_in_child([] {
-    rlimit const limit{.rlim_cur = 16 * page, .rlim_max = 16 * page};
-    if (::setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || !become_ordinary()) {
-      return false;
-    }
-    auto const m = mapping::anonymous(64 * page);
-    auto const held = m->lock_memory();
-    return !held && held.error() == std::errc::not_enough_memory &&
-           held.error().message().find("RLIMIT_MEMLOCK is 65536 bytes") != std::string::npos && locked_bytes() == 0;
-  }));
+  BOOST_TEST(found_in_child([](findings& found) {
+               limit(RLIMIT_MEMLOCK, 16 * page);
+               found.expect(!is_root() || become_ordinary_user(), "root cannot be given up");
+               auto const m = or_throw(mapping::anonymous(64 * page));
+               auto const held = m.lock_memory();
+               found.expect(fails(held, std::errc::not_enough_memory), "64 pages were locked");
+               found.expect(!held && held.error().message().find("RLIMIT_MEMLOCK is 65536 bytes") != std::string::npos,
+                            "the message does not name the limit");
+               found.expect(locked_bytes() == 0, "pages stay locked");
+             }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(a_failure_after_the_first_piece_unlocks_what_was_locked) {

@@ -25,6 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -38,6 +39,7 @@ using fmmap::mutable_mapped_file;
 using fmmap::or_throw;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 static_assert(!std::is_copy_constructible_v<mutable_mapped_file>);
 static_assert(std::is_nothrow_move_constructible_v<mutable_mapped_file>);
@@ -46,18 +48,6 @@ static_assert(std::is_nothrow_move_assignable_v<mutable_mapped_file>);
 namespace {
 
 constexpr std::size_t roomy = std::size_t{1} << 30;
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
-
-template <class T, class Code>
-auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
-  return !outcome && outcome.error() == code;
-}
 
 auto blocks_of(std::filesystem::path const& path) -> std::uint64_t {
   struct stat status{};

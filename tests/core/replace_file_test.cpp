@@ -28,6 +28,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -41,20 +42,9 @@ using fmmap::file;
 using fmmap::or_throw;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 namespace {
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
-
-template <class T, class Code>
-auto fails(fmmap::result<T> const& outcome, Code code) -> bool {
-  return !outcome && outcome.error() == code;
-}
 
 auto entries_in(std::filesystem::path const& folder) -> std::ptrdiff_t {
   return std::ranges::distance(std::filesystem::directory_iterator{folder});

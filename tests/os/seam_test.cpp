@@ -20,15 +20,9 @@ import fmmap.os;
 
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
+using seam::armed;
 
 namespace {
-
-struct armed {
-  armed() { seam::arm(); }
-  armed(armed const&) = delete;
-  auto operator=(armed const&) -> armed& = delete;
-  ~armed() { seam::disarm(); }
-};
 
 auto open_for_writing(std::filesystem::path const& path) -> os::descriptor {
   return os::open(os::working_directory, path.c_str(), {.write = true}, 0).value();

@@ -3,9 +3,11 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <stdexcept>
@@ -16,6 +18,15 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+// Whether this is a build with the address or thread sanitizer, which reserve most of the address space.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool sanitized = true;
+#elif defined(__has_feature)
+inline constexpr bool sanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+inline constexpr bool sanitized = false;
+#endif
 
 // What a part of a test in a process of its own has found wrong; it comes back to the test as one text.
 class findings {
@@ -100,6 +111,18 @@ inline auto found_in_child(std::function<void(findings&)> const& body) -> std::s
   return wrong;
 }
 
+// Whether `body` ends in this signal, whose handlers (a sanitizer's, the test framework's) are taken off first.
+inline auto dies_of(int signal, std::function<void()> const& body) -> bool {
+  auto const child = start_child([&] {
+    rlimit const no_core{.rlim_cur = 0, .rlim_max = 0};
+    ::setrlimit(RLIMIT_CORE, &no_core);
+    ::signal(signal, SIG_DFL);
+    body();
+    return 0;
+  });
+  return end_of(child) == -signal;
+}
+
 inline auto is_root() -> bool { return ::geteuid() == 0; }
 
 inline void skip(std::string_view reason) { std::cout << "SKIP: " << reason << std::endl; }
@@ -118,4 +141,26 @@ inline void limit(int what, rlim_t value) {
   if (::setrlimit(static_cast<__rlimit_resource>(what), &now) != 0) {
     throw std::runtime_error("setrlimit");
   }
+}
+
+// The number after a label in /proc/self/status.
+inline auto status_field(std::string_view label) -> std::size_t {
+  std::ifstream status{"/proc/self/status"};
+  for (std::string word; status >> word;) {
+    if (word == label) {
+      std::size_t value = 0;
+      status >> value;
+      return value;
+    }
+  }
+  return 0;
+}
+
+inline auto maps_count() -> std::size_t {
+  std::ifstream maps{"/proc/self/maps"};
+  std::size_t count = 0;
+  for (std::string line; std::getline(maps, line);) {
+    ++count;
+  }
+  return count;
 }
