@@ -17,7 +17,7 @@
 namespace raw {
 
 // The flags fmmap opens with.
-inline constexpr int open_flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+inline constexpr int open_flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK | O_NOFOLLOW;
 
 inline auto size_of(int file) -> std::size_t {
   struct stat status{};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 export module fmmap.core;
 
+export import :counted;
 export import :range;
 export import :error;
 export import :durability;

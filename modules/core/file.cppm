@@ -8,7 +8,6 @@ module;
 #include <expected>
 #include <filesystem>
 #include <functional>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,13 +16,13 @@ module;
 
 export module fmmap.core:file;
 
+import :counted;
 import :durability;
 import :error;
 import :range;
 
 namespace fmmap {
-class open_file; // one open file description; defined in src/core/state.cppm
-class handle_access;
+class handle_access; // defined in src/core/state.cppm
 } // namespace fmmap
 
 export namespace fmmap {
@@ -175,8 +174,11 @@ public:
 
   /// A handle to nothing, as is one that was moved from or closed: what is called on it is `errc::closed`.
   file() noexcept = default;
+  file(file&& other) noexcept = default;
+  auto operator=(file&& other) noexcept -> file& = default;
+  ~file() = default;
 
-  [[nodiscard]] inline auto is_open() const noexcept -> bool { return state_ != nullptr; }
+  [[nodiscard]] inline auto is_open() const noexcept -> bool { return static_cast<bool>(state_); }
 
   /// As it was opened; empty for a file without a name.
   [[nodiscard]] auto path() const noexcept -> std::string_view;
@@ -249,7 +251,7 @@ public:
   /// The name is looked up from the handle, so a rename or a change of the working directory since the open does not
   /// matter. May be called again after a failure: it goes on from where it failed.
   ///
-  /// Errors: `errc::symbolic_link` when the path it was opened by is one; `errc::path_reused` when the name now belongs
+  /// Errors: `errc::symbolic_link` when it was opened by a path that ended in one; `errc::path_reused` when the name now belongs
   /// to another file; `std::errc::no_such_file_or_directory` when the file has no name; what the system reports.
   [[nodiscard]] auto remove() -> result<void>;
 
@@ -267,9 +269,9 @@ public:
 
 private:
   friend handle_access;
-  inline explicit file(std::shared_ptr<open_file> state) noexcept : state_{std::move(state)} {}
+  inline explicit file(counted<open_file> state) noexcept : state_{std::move(state)} {}
 
-  std::shared_ptr<open_file> state_;
+  counted<open_file> state_;
 };
 
 struct replace_options {

@@ -4,7 +4,6 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -12,6 +11,7 @@ module;
 
 export module fmmap.core:mapping;
 
+import :counted;
 import :durability;
 import :error;
 import :file;
@@ -19,8 +19,7 @@ import :flush_job;
 import :range;
 
 namespace fmmap {
-class region; // a run of the address space; defined in src/core/state.cppm
-struct flush_request;
+struct flush_request; // defined in src/core/mapping.cpp
 } // namespace fmmap
 
 export namespace fmmap {
@@ -118,11 +117,11 @@ public:
 
 private:
   friend class mapping;
-  inline memory_lock(std::shared_ptr<region> memory, std::byte* begin, std::size_t length) noexcept
+  inline memory_lock(counted<region> memory, std::byte* begin, std::size_t length) noexcept
       : region_{std::move(memory)}, begin_{begin}, length_{length} {}
   void unlock() noexcept;
 
-  std::shared_ptr<region> region_;
+  counted<region> region_;
   std::byte* begin_;
   std::size_t length_;
 };
@@ -136,10 +135,10 @@ public:
 
 private:
   friend class mapping;
-  inline shared_bytes(std::shared_ptr<region> memory, std::span<std::byte const> bytes) noexcept
+  inline shared_bytes(counted<region> memory, std::span<std::byte const> bytes) noexcept
       : region_{std::move(memory)}, bytes_{bytes} {}
 
-  std::shared_ptr<region> region_;
+  counted<region> region_;
   std::span<std::byte const> bytes_;
 };
 
@@ -279,8 +278,8 @@ private:
   [[nodiscard]] auto reserve_anonymous(std::size_t capacity) -> result<void>;
   [[nodiscard]] auto prepare_flush(byte_range range, durability level) const -> result<flush_request>;
 
-  std::shared_ptr<region> region_;
-  std::shared_ptr<open_file> file_;
+  counted<region> region_;
+  counted<open_file> file_;
   std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;

@@ -72,11 +72,8 @@ auto open_step_by_step(os::descriptor directory, std::string_view path, os::open
   return here;
 }
 
-auto open_descriptor(os::descriptor directory, char const* path, os::open_flags flags, unsigned permissions)
+auto open_restricted(os::descriptor directory, char const* path, os::open_flags flags, unsigned permissions)
     -> os::outcome<os::descriptor> {
-  if (!flags.no_symlinks && !flags.beneath) {
-    return retry([&] { return os::open(directory, path, flags, permissions); });
-  }
   auto opened = retry([&] { return os::open_resolved(directory, path, flags, permissions); });
   // openat2(2): a rename on the way makes it give up and ask to be called again.
   for (int again = 0; !opened && opened.error() == EAGAIN && again < most_attempts; ++again) {
@@ -88,31 +85,49 @@ auto open_descriptor(os::descriptor directory, char const* path, os::open_flags 
   return opened;
 }
 
+inline auto open_descriptor(os::descriptor directory, char const* path, os::open_flags flags, unsigned permissions)
+    -> os::outcome<os::descriptor> {
+  return flags.no_symlinks || flags.beneath ? open_restricted(directory, path, flags, permissions)
+                                            : retry([&] { return os::open(directory, path, flags, permissions); });
+}
+
 struct opened_descriptor {
   unique_descriptor descriptor;
-  bool created;
+  bool created = false;
+  bool through_link = false;
 };
+
+// Follows a link in the last component only when it has been seen to be one: `remove` has to know.
+auto open_existing(os::descriptor directory, char const* path, os::open_flags flags, symlinks links)
+    -> os::outcome<opened_descriptor> {
+  flags.no_follow = true;
+  auto opened = open_descriptor(directory, path, flags, 0);
+  auto const through_link = !opened && opened.error() == ELOOP && links == symlinks::follow;
+  if (through_link) [[unlikely]] {
+    flags.no_follow = false;
+    opened = open_descriptor(directory, path, flags, 0);
+  }
+  if (!opened) [[unlikely]] {
+    return std::unexpected(opened.error());
+  }
+  return opened_descriptor{.descriptor = unique_descriptor{*opened}, .through_link = through_link};
+}
 
 auto open_or_create(os::descriptor directory, char const* path, os::open_flags flags, open_options const& options,
                     bool exclusive) -> os::outcome<opened_descriptor> {
-  auto const create = os::open_flags{.write = true,
-                                     .create = true,
-                                     .exclusive = true,
-                                     .no_follow = flags.no_follow,
-                                     .no_symlinks = flags.no_symlinks,
-                                     .beneath = flags.beneath};
+  auto const create = os::open_flags{
+      .write = true, .create = true, .exclusive = true, .no_symlinks = flags.no_symlinks, .beneath = flags.beneath};
   // Never O_CREAT alone: whether this call created the file decides what a failure further on has to undo.
   while (true) {
     if (!exclusive) {
-      auto const opened = open_descriptor(directory, path, flags, 0);
+      auto opened = open_existing(directory, path, flags, options.symlinks);
       if (opened || opened.error() != ENOENT || !options.create) {
-        return opened ? os::outcome<opened_descriptor>{{unique_descriptor{*opened}, false}}
-                      : std::unexpected(opened.error());
+        return opened;
       }
     }
     auto const created = open_descriptor(directory, path, create, options.permissions);
     if (created) {
-      return opened_descriptor{unique_descriptor{*created}, true};
+      return opened_descriptor{.descriptor = unique_descriptor{*created}, .created = true};
     }
     if (exclusive || created.error() != EEXIST) {
       return std::unexpected(created.error());
@@ -352,10 +367,9 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
   if (options.create && !writes) {
     return failure(errc::invalid_options, "open", path, {}, "creating a file needs access::read_write");
   }
-  auto const flags = os::open_flags{.write = writes,
-                                    .no_follow = options.symlinks == symlinks::refuse_last,
-                                    .no_symlinks = options.symlinks == symlinks::refuse_all,
-                                    .beneath = options.beneath};
+  auto const flags = os::open_flags{
+      .write = writes, .no_symlinks = options.symlinks == symlinks::refuse_all, .beneath = options.beneath};
+  auto state = open_file::make(path);
   auto opened = open_or_create(directory, path, flags, options, exclusive);
   if (!opened) {
     return describe_open_failure(opened.error(), path, options);
@@ -384,10 +398,9 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
       return failure(synced.error(), "make durable the name of", path);
     }
   }
-  return opened_file{.state = std::make_shared<open_file>(std::move(opened->descriptor), path, *status,
-                                                          os::descriptor_access{.read = true, .write = writes}),
-                     .size = status->size,
-                     .created = opened->created};
+  state->attach(std::move(opened->descriptor), *status, {.read = true, .write = writes});
+  state->through_link = opened->through_link;
+  return opened_file{.state = std::move(state), .size = status->size, .created = opened->created};
 }
 
 auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory> {
@@ -441,6 +454,7 @@ auto file::temporary(std::filesystem::path const& directory) -> result<file> {
   if (has_nul(directory.native())) {
     return failure(EINVAL, "create a temporary file in", directory.native(), {}, "the path holds a NUL character");
   }
+  auto state = open_file::make({});
   auto const opened =
       retry([&] { return os::open(os::working_directory, directory.c_str(), {.write = true, .unnamed = true}, 0600); });
   if (!opened) {
@@ -451,8 +465,8 @@ auto file::temporary(std::filesystem::path const& directory) -> result<file> {
   if (!status) {
     return failure(status.error(), "create a temporary file in", directory.native());
   }
-  return handle_access::wrap(std::make_shared<open_file>(std::move(descriptor), std::string{}, *status,
-                                                         os::descriptor_access{.read = true, .write = true}));
+  state->attach(std::move(descriptor), *status, {.read = true, .write = true});
+  return handle_access::wrap(std::move(state));
 }
 
 auto file::in_memory(std::string_view name, memory_options options) -> result<file> {
@@ -460,6 +474,7 @@ auto file::in_memory(std::string_view name, memory_options options) -> result<fi
   if (has_nul(label)) {
     return failure(EINVAL, "create in memory", label, {}, "the name holds a NUL character");
   }
+  auto state = open_file::make(label);
   auto const created = retry([&] { return os::memory_file(label.c_str(), options.sealable); });
   if (!created) {
     return failure(created.error(), "create in memory", label);
@@ -476,8 +491,7 @@ auto file::in_memory(std::string_view name, memory_options options) -> result<fi
       return failure(done.error(), "create in memory", label);
     }
   }
-  auto state = std::make_shared<open_file>(std::move(descriptor), std::move(label), *status,
-                                           os::descriptor_access{.read = true, .write = true});
+  state->attach(std::move(descriptor), *status, {.read = true, .write = true});
   state->in_memory = true;
   return handle_access::wrap(std::move(state));
 }
@@ -497,18 +511,18 @@ auto file::adopt(int descriptor, std::string_view path, bool any_type) -> result
   if (status->type != os::file_type::regular && !any_type) {
     return failure(errc::not_a_regular_file, "adopt", path);
   }
+  auto state = open_file::make(path);
   if (auto const done = os::set_close_on_exec(descriptor); !done) {
     return failure(done.error(), "adopt", path);
   }
-  auto state = std::make_shared<open_file>(unique_descriptor{}, std::string{path}, *status, *access);
   // A file that takes seals lies in memory; without a name it ends with the last handle.
   state->in_memory = status->links == 0 && os::seals(descriptor).has_value();
-  state->take(descriptor);
+  state->attach(unique_descriptor{descriptor}, *status, *access);
   return handle_access::wrap(std::move(state));
 }
 
 auto file::path() const noexcept -> std::string_view {
-  return state_ && !state_->in_memory ? std::string_view{state_->path} : std::string_view{};
+  return state_ && !state_->in_memory ? state_->path : std::string_view{};
 }
 
 auto file::identity() const noexcept -> file_identity { return state_ ? state_->identity : file_identity{}; }
@@ -657,7 +671,9 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (!state_) {
     return closed_handle("clone");
   }
-  auto const fail = [&](int code) { return failure(code, "clone \"" + state_->path + "\" to", path.native()); };
+  auto const fail = [&](int code) {
+    return failure(code, "clone \"" + std::string{state_->path} + "\" to", path.native());
+  };
   if (has_nul(path.native())) {
     return fail(EINVAL);
   }
@@ -805,12 +821,11 @@ auto file::release() -> result<int> {
   if (!state_) {
     return closed_handle("release");
   }
-  if (state_.use_count() > 1) {
+  if (is_shared(*state_)) {
     return state_->fail(errc::in_use, "release");
   }
-  auto const descriptor = state_->release();
-  state_.reset();
-  return descriptor;
+  auto const state = std::move(state_);
+  return state->release();
 }
 
 auto file::close() -> result<void> {
@@ -818,7 +833,7 @@ auto file::close() -> result<void> {
   if (!state) {
     return closed_handle("close");
   }
-  if (state.use_count() > 1) {
+  if (is_shared(*state)) {
     return {};
   }
   return state->close();

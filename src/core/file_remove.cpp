@@ -6,10 +6,10 @@ module;
 #include <cstddef>
 #include <cstdio>
 #include <expected>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 module fmmap.core;
@@ -30,7 +30,8 @@ auto present_name(open_file const& target) -> os::outcome<std::string> {
   while (true) {
     auto const length = os::read_link(os::working_directory, link.data(), name);
     if (!length) {
-      return length.error() == ENOENT ? os::outcome<std::string>{target.path} : std::unexpected(length.error());
+      return length.error() == ENOENT ? os::outcome<std::string>{std::string{target.path}}
+                                      : std::unexpected(length.error());
     }
     if (*length < name.size()) {
       name.resize(*length);
@@ -44,33 +45,18 @@ auto is_same_file(open_file const& target, os::file_status const& status) -> boo
   return target.identity == file_identity{.device = status.device, .inode = status.inode};
 }
 
-auto is_missing(int code) -> bool { return code == ENOENT || code == ENOTDIR; }
-
-auto opened_through_link(open_file const& target) -> os::outcome<bool> {
-  auto const itself = os::status_at(os::working_directory, target.path.c_str(), false);
-  if (!itself) {
-    return is_missing(itself.error()) ? os::outcome<bool>{false} : std::unexpected(itself.error());
+// There is no file under the name it had last: either another one has that name, or nobody.
+auto nameless(open_file const& target, std::string name) -> std::unexpected<error> {
+  constexpr std::string_view mark = " (deleted)"; // proc_pid_fd(5)
+  if (name.ends_with(mark)) {
+    name.resize(name.size() - mark.size());
   }
-  if (itself->type != os::file_type::symlink) {
-    return false;
+  auto const other = os::status_at(os::working_directory, name.c_str(), false);
+  if (other) {
+    return target.fail(errc::path_reused, "remove");
   }
-  auto const behind = os::status_at(os::working_directory, target.path.c_str(), true);
-  if (!behind) {
-    return is_missing(behind.error()) ? os::outcome<bool>{false} : std::unexpected(behind.error());
-  }
-  return is_same_file(target, *behind);
-}
-
-// The file has no name where one was expected: either another file has it, or nobody.
-auto nameless(open_file const& target) -> std::unexpected<error> {
-  if (!target.path.empty()) {
-    auto const other = os::status_at(os::working_directory, target.path.c_str(), false);
-    if (other) {
-      return target.fail(errc::path_reused, "remove");
-    }
-    if (!is_missing(other.error())) {
-      return target.fail(other.error(), "remove");
-    }
+  if (other.error() != ENOENT && other.error() != ENOTDIR) {
+    return target.fail(other.error(), "remove");
   }
   return target.fail(ENOENT, "remove", {}, "the file no longer has a name");
 }
@@ -96,14 +82,8 @@ auto file::remove() -> result<void> {
   if (target.in_memory) {
     return target.fail(ENOENT, "remove", {}, "a file in memory has no name");
   }
-  if (!target.path.empty()) {
-    auto const through_link = opened_through_link(target);
-    if (!through_link) {
-      return target.fail(through_link.error(), "remove");
-    }
-    if (*through_link) {
-      return target.fail(errc::symbolic_link, "remove", {}, "open the file by its own name to remove it");
-    }
+  if (target.through_link) {
+    return target.fail(errc::symbolic_link, "remove", {}, "open the file by its own name to remove it");
   }
   auto const name = present_name(target);
   if (!name) {
@@ -111,12 +91,12 @@ auto file::remove() -> result<void> {
   }
   auto parent = open_parent(os::working_directory, *name);
   if (!parent) {
-    return parent.error() == ENOENT ? nameless(target) : target.fail(parent.error(), "remove");
+    return parent.error() == ENOENT ? nameless(target, *name) : target.fail(parent.error(), "remove");
   }
   // One system call lies between this look and the unlink; nothing can close that gap on Linux.
   auto const status = os::status_at(parent->descriptor.get(), parent->name.c_str(), false);
   if (!status) {
-    return status.error() == ENOENT ? nameless(target) : target.fail(status.error(), "remove");
+    return status.error() == ENOENT ? nameless(target, *name) : target.fail(status.error(), "remove");
   }
   if (!is_same_file(target, *status)) {
     return target.fail(errc::path_reused, "remove");

@@ -232,9 +232,8 @@ auto fill_content(staged_file const& target, std::size_t size, std::function<voi
   if (!status) {
     return std::unexpected(status.error());
   }
-  auto shared = std::make_shared<open_file>(unique_descriptor{}, std::string{}, *status,
-                                            os::descriptor_access{.read = true, .write = true});
-  shared->take(target.descriptor());
+  auto shared = open_file::make({});
+  shared->attach(unique_descriptor{target.descriptor()}, *status, {.read = true, .write = true});
   struct lender { // the descriptor stays the staged file's
     open_file& borrowed;
     ~lender() { (void)borrowed.release(); }

@@ -79,8 +79,8 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
   }
   auto const regular = status->type == os::file_type::regular;
   if (regular && status->size > options.map_above) {
-    auto const shared = std::make_shared<open_file>(std::move(descriptor), path.native(), *status,
-                                                    os::descriptor_access{.read = true, .write = false});
+    auto const shared = open_file::make(path.native());
+    shared->attach(std::move(descriptor), *status, {.read = true, .write = false});
     if (auto mapped = handle_access::map(shared, status->size, {})) {
       return file_view{std::move(*mapped)};
     }

@@ -35,9 +35,7 @@ auto whole_pages(std::size_t size, std::size_t unit) noexcept -> std::size_t {
   return static_cast<std::size_t>(os::outward({.begin = 0, .end = size}, unit).end);
 }
 
-auto path_of(std::shared_ptr<open_file> const& from) -> std::string_view {
-  return from ? std::string_view{from->path} : std::string_view{};
-}
+auto path_of(counted<open_file> const& from) -> std::string_view { return from ? from->path : std::string_view{}; }
 
 auto protection_for(access wanted, bool executable) noexcept -> os::protection {
   return {.read = true, .write = wanted != access::read_only, .execute = executable};
@@ -48,7 +46,6 @@ struct placement {
   std::uint64_t file_offset = 0;
   std::size_t length = 0;   // what is used at first
   std::size_t reserved = 0; // address space to hold, at least `length`
-  std::size_t unit = 0;     // of its pages
   os::protection access;
   os::map_flags flags;
   os::descriptor file = os::no_descriptor;
@@ -57,18 +54,19 @@ struct placement {
 
 // Past the end of a file, a mapping is only address space: growing the file makes it valid without another call. Without
 // a file the reserve has to be inaccessible, so that it is neither memory nor counted.
-auto map_over(std::byte* base, placement const& wanted) -> os::outcome<std::byte*> {
+auto map_over(std::byte* base, placement const& wanted) -> os::outcome<void> {
   auto flags = wanted.flags;
   flags.replace = true;
   flags.no_reserve = flags.no_reserve || (!flags.anonymous && wanted.reserved > wanted.length);
   auto const length = flags.anonymous ? wanted.length : wanted.reserved;
   if (length == 0) {
-    return base;
+    return {};
   }
-  return os::map(base, length, wanted.access, flags, wanted.file, wanted.file_offset);
+  auto const mapped = os::map(base, length, wanted.access, flags, wanted.file, wanted.file_offset);
+  return mapped ? os::outcome<void>{} : std::unexpected(mapped.error());
 }
 
-auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
+auto map_into_reservation(region& into, placement const& wanted) -> os::outcome<void> {
   os::map_flags const nothing{
       .shared = false, .anonymous = true, .no_reserve = true, .exactly = wanted.address != nullptr};
   auto const slack = wanted.address != nullptr ? 0 : huge_unit;
@@ -90,16 +88,13 @@ auto map_into_reservation(placement const& wanted) -> os::outcome<std::shared_pt
   if (after > 0) {
     drop_failure(os::unmap(base + wanted.reserved, after), "unmap");
   }
-  auto memory = std::make_shared<region>(base, wanted.reserved, wanted.unit, wanted.flags);
-  if (auto const placed = map_over(base, wanted); !placed) {
-    return std::unexpected(placed.error());
-  }
-  return memory;
+  into.attach(base, wanted.reserved);
+  return map_over(base, wanted);
 }
 
-auto place(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
+inline auto place(region& into, placement const& wanted) -> os::outcome<void> {
   if (wanted.reserved > wanted.length) {
-    return map_into_reservation(wanted);
+    return map_into_reservation(into, wanted);
   }
   auto flags = wanted.flags;
   flags.exactly = wanted.address != nullptr;
@@ -111,7 +106,8 @@ auto place(placement const& wanted) -> os::outcome<std::shared_ptr<region>> {
     drop_failure(os::unmap(*placed, wanted.length), "unmap");
     return std::unexpected(EEXIST);
   }
-  return std::make_shared<region>(*placed, wanted.length, wanted.unit, wanted.flags);
+  into.attach(*placed, wanted.length);
+  return {};
 }
 
 // Whole units for `bytes` and `reserve`; empty when they do not fit into the address space.
@@ -224,7 +220,7 @@ auto page_unit(open_file const& from, map_options const& options) -> result<std:
 
 } // namespace
 
-auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options)
+auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_options const& options)
     -> result<mapping> {
   auto const bytes = resolve(options.range, file_size);
   if (!bytes) {
@@ -266,20 +262,18 @@ auto handle_access::map(std::shared_ptr<open_file> from, std::uint64_t file_size
       .file_offset = bytes->begin - delta,
       .length = extent->first,
       .reserved = extent->second,
-      .unit = unit,
       .access = protection_for(options.access, options.executable),
       .flags = {.shared = !made.private_, .no_reserve = options.no_reserve},
       .file = made.file_->descriptor(),
       .address = options.address == nullptr ? nullptr : options.address - delta,
   };
-  auto placed = place(wanted);
-  if (!placed) {
+  made.region_ = region::make(unit, wanted.flags);
+  if (auto const placed = place(*made.region_, wanted); !placed) {
     if (placed.error() == EEXIST) {
       return made.file_->fail(errc::address_in_use, "map", options.range);
     }
     return made.file_->fail(placed.error(), "map", options.range);
   }
-  made.region_ = std::move(*placed);
   made.data_ = made.region_->base() + delta;
   made.size_ = static_cast<std::size_t>(bytes->length());
   made.capacity_ = made.region_->length() - delta;
@@ -337,23 +331,21 @@ auto mapping::anonymous(std::size_t size, anonymous_options options) -> result<m
                             .stack = options.stack,
                             .no_reserve = options.no_reserve,
                             .huge = huge};
+  made.region_ = region::make(unit, flags);
   if (extent->second == 0) {
-    made.region_ = std::make_shared<region>(nullptr, 0, unit, flags);
     return made;
   }
-  auto placed = place({.length = extent->first,
-                       .reserved = extent->second,
-                       .unit = unit,
-                       .access = protection_for(access::read_write, false),
-                       .flags = flags,
-                       .address = options.address});
+  auto const placed = place(*made.region_, {.length = extent->first,
+                                            .reserved = extent->second,
+                                            .access = protection_for(access::read_write, false),
+                                            .flags = flags,
+                                            .address = options.address});
   if (!placed) {
     if (placed.error() == EEXIST) {
       return fail(errc::address_in_use);
     }
     return fail(placed.error());
   }
-  made.region_ = std::move(*placed);
   made.data_ = made.region_->base();
   made.size_ = size;
   made.capacity_ = made.region_->length();
@@ -474,7 +466,7 @@ auto mapping::reserve(std::size_t capacity) -> result<void> {
 
 auto mapping::reserve_anonymous(std::size_t capacity) -> result<void> {
   byte_range const range{.offset = 0, .length = capacity};
-  if (region_.use_count() > 1) {
+  if (is_shared(*region_)) {
     return failure(errc::in_use, "reserve", {}, range);
   }
   auto const unit = region_->unit();
@@ -482,22 +474,20 @@ auto mapping::reserve_anonymous(std::size_t capacity) -> result<void> {
   if (!extent) {
     return failure(ENOMEM, "reserve", {}, range, "it does not fit into the address space");
   }
-  auto flags = region_->flags;
-  auto target = map_into_reservation({.length = 0,
-                                      .reserved = extent->second,
-                                      .unit = unit,
-                                      .access = protection_for(access_, false),
-                                      .flags = flags});
-  if (!target) {
-    return failure(target.error(), "reserve", {}, range);
+  auto target = region::make(unit, region_->flags);
+  auto const held = map_into_reservation(
+      *target,
+      {.length = 0, .reserved = extent->second, .access = protection_for(access_, false), .flags = region_->flags});
+  if (!held) {
+    return failure(held.error(), "reserve", {}, range);
   }
   if (extent->first > 0) {
-    if (auto const moved = os::move_map(data_, extent->first, (*target)->base()); !moved) {
+    if (auto const moved = os::move_map(data_, extent->first, target->base()); !moved) {
       return failure(moved.error(), "reserve", {}, range);
     }
     region_->give_up_front(extent->first);
   }
-  region_ = std::move(*target);
+  region_ = std::move(target);
   data_ = region_->base();
   capacity_ = region_->length();
   return {};
@@ -617,7 +607,7 @@ auto mapping::lock_memory(byte_range range, lock_options options) const -> resul
     return failure(errc::out_of_range, "lock in memory", path_of(file_), range);
   }
   if (part->empty()) {
-    return memory_lock{nullptr, data_, 0};
+    return memory_lock{{}, data_, 0};
   }
   auto const pages = pages_around(data_, *part, region_->unit());
   if (auto const done = region_->lock(pages, options.on_fault); !done) {
@@ -645,7 +635,7 @@ memory_lock::~memory_lock() { unlock(); }
 void memory_lock::unlock() noexcept {
   if (region_) {
     region_->unlock({.begin = address_of(begin_), .end = address_of(begin_) + length_});
-    region_.reset();
+    region_ = {};
   }
 }
 
@@ -688,8 +678,8 @@ auto mapping::residency(byte_range range) const -> result<residency_info> {
 }
 
 struct flush_request {
-  std::shared_ptr<region> memory; // keeps `mapped` mapped
-  std::shared_ptr<open_file> target;
+  counted<region> memory; // keeps `mapped` mapped
+  counted<open_file> target;
   os::interval part; // of the file
   std::span<std::byte> mapped;
   durability level = durability::none;
@@ -831,12 +821,12 @@ auto mapping::close() -> result<void> {
     return failure(errc::closed, "close");
   }
   auto const last = std::move(*this);
-  if (last.region_ && last.region_.use_count() == 1) {
+  if (last.region_ && !is_shared(*last.region_)) {
     if (auto const done = last.region_->unmap(); !done) {
       return failure(done.error(), "unmap", path_of(last.file_));
     }
   }
-  if (last.file_ && last.file_.use_count() == 1) {
+  if (last.file_ && !is_shared(*last.file_)) {
     return last.file_->close();
   }
   return {};

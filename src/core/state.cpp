@@ -2,12 +2,13 @@
 module;
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
-#include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -35,10 +36,8 @@ auto failure(errc code, std::string_view operation, std::string_view path, std::
   return std::unexpected(error::make(code, operation, path, range, hint));
 }
 
-void drop_failure(os::outcome<void> const& done, std::string_view operation, std::string_view path) noexcept {
-  if (!done) [[unlikely]] {
-    drop(error::make({done.error(), std::system_category()}, operation, path));
-  }
+void drop(int code, std::string_view operation, std::string_view path) noexcept {
+  drop(error::make({code, std::system_category()}, operation, path));
 }
 
 auto first_error(result<void> first, result<void> second) -> result<void> {
@@ -61,17 +60,43 @@ auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os:
   return os::interval{.begin = range.offset, .end = range.offset + range.length};
 }
 
-auto unique_descriptor::operator=(unique_descriptor&& other) noexcept -> unique_descriptor& {
-  unique_descriptor old{std::exchange(value_, other.release())};
-  return *this;
+namespace {
+
+// The last owner need not count: nobody else is there to make another.
+auto is_last(std::atomic<unsigned>& owners) noexcept -> bool {
+  return owners.load(std::memory_order_acquire) == 1 || owners.fetch_sub(1, std::memory_order_acq_rel) == 1;
 }
 
-unique_descriptor::~unique_descriptor() {
-  if (value_ == os::no_descriptor) {
-    return;
+} // namespace
+
+void retain(open_file& object) noexcept { object.owners_.fetch_add(1, std::memory_order_relaxed); }
+void retain(region& object) noexcept { object.owners_.fetch_add(1, std::memory_order_relaxed); }
+
+void release(open_file* object) noexcept {
+  if (is_last(object->owners_)) {
+    object->~open_file();
+    ::operator delete(object);
   }
-  drop_failure(os::close(value_), "close");
 }
+
+void release(region* object) noexcept {
+  if (is_last(object->owners_)) {
+    delete object;
+  }
+}
+
+auto is_shared(open_file const& object) noexcept -> bool { return object.owners_.load(std::memory_order_acquire) > 1; }
+auto is_shared(region const& object) noexcept -> bool { return object.owners_.load(std::memory_order_acquire) > 1; }
+
+// The path lies behind the object, in the same memory.
+auto open_file::make(std::string_view path) -> counted<open_file> {
+  auto* const memory = static_cast<char*>(::operator new(sizeof(open_file) + path.size() + 1));
+  auto* const text = memory + sizeof(open_file);
+  text[path.copy(text, path.size())] = '\0';
+  return counted{::new (static_cast<void*>(memory)) open_file{{text, path.size()}}};
+}
+
+auto region::make(std::size_t unit, os::map_flags flags) -> counted<region> { return counted{new region{unit, flags}}; }
 
 auto open_file::close() -> result<void> {
   // close(2) frees the descriptor even when it fails, so it is never repeated.
@@ -206,16 +231,6 @@ auto open_file::sync_rewritten(os::interval part) -> result<durability> {
     first_failure_.reset();
   }
   return durability::data;
-}
-
-region::~region() { drop_failure(unmap(), "unmap"); }
-
-auto region::unmap() -> os::outcome<void> {
-  if (length_ == 0) {
-    return {};
-  }
-  auto const length = std::exchange(length_, 0);
-  return os::unmap(base_, length);
 }
 
 void region::give_up_front(std::size_t length) noexcept {

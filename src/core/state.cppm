@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
@@ -17,6 +19,7 @@ module;
 // it. Implementation units only.
 module fmmap.core:state;
 
+import :counted;
 import :durability;
 import :error;
 import :file;
@@ -38,7 +41,13 @@ namespace fmmap {
 [[gnu::cold]] void drop(error const& why) noexcept;
 
 // The same for a step that undoes or releases something, where another error, or none, is to be returned.
-void drop_failure(os::outcome<void> const& done, std::string_view operation, std::string_view path = {}) noexcept;
+[[gnu::cold]] void drop(int code, std::string_view operation, std::string_view path) noexcept;
+inline void drop_failure(os::outcome<void> const& done, std::string_view operation,
+                         std::string_view path = {}) noexcept {
+  if (!done) [[unlikely]] {
+    drop(done.error(), operation, path);
+  }
+}
 
 // Of two outcomes the first error; a second one is dropped.
 [[nodiscard]] auto first_error(result<void> first, result<void> second) -> result<void>;
@@ -46,11 +55,12 @@ void drop_failure(os::outcome<void> const& done, std::string_view operation, std
 // Makes a system call again as long as a signal interrupts it.
 template <class Call>
 auto retry(Call call) {
-  auto outcome = call();
-  while (!outcome && outcome.error() == 4 /* EINTR, the same on every Linux */) {
-    outcome = call();
+  while (true) {
+    auto outcome = call();
+    if (outcome || outcome.error() != EINTR) [[likely]] {
+      return outcome;
+    }
   }
-  return outcome;
 }
 
 // The bytes that `range` names in something `size` bytes long; empty when it reaches outside.
@@ -68,8 +78,15 @@ public:
   unique_descriptor() noexcept = default;
   inline explicit unique_descriptor(os::descriptor value) noexcept : value_{value} {}
   inline unique_descriptor(unique_descriptor&& other) noexcept : value_{other.release()} {}
-  auto operator=(unique_descriptor&& other) noexcept -> unique_descriptor&;
-  ~unique_descriptor();
+  inline auto operator=(unique_descriptor&& other) noexcept -> unique_descriptor& {
+    unique_descriptor const old{std::exchange(value_, other.release())};
+    return *this;
+  }
+  inline ~unique_descriptor() {
+    if (value_ != os::no_descriptor) {
+      drop_failure(os::close(value_), "close");
+    }
+  }
 
   [[nodiscard]] inline auto get() const noexcept -> os::descriptor { return value_; }
   [[nodiscard]] inline auto release() noexcept -> os::descriptor { return std::exchange(value_, os::no_descriptor); }
@@ -82,18 +99,20 @@ private:
 // sync of the others.
 class open_file {
 public:
-  inline open_file(unique_descriptor descriptor, std::string path, os::file_status const& status,
-                   os::descriptor_access access)
-      : path{std::move(path)},
-        identity{.device = status.device, .inode = status.inode},
-        type{status.type},
-        readable{access.read},
-        writable{access.write},
-        descriptor_{std::move(descriptor)} {}
+  // One that refers to no file yet. Made before the file is opened: what fails afterwards has nothing to undo.
+  [[nodiscard]] static auto make(std::string_view path) -> counted<open_file>;
+
+  inline void attach(unique_descriptor descriptor, os::file_status const& status,
+                     os::descriptor_access access) noexcept {
+    descriptor_ = std::move(descriptor);
+    identity = {.device = status.device, .inode = status.inode};
+    type = status.type;
+    readable = access.read;
+    writable = access.write;
+  }
 
   [[nodiscard]] inline auto descriptor() const noexcept -> os::descriptor { return descriptor_.get(); }
   [[nodiscard]] inline auto release() noexcept -> os::descriptor { return descriptor_.release(); }
-  inline void take(os::descriptor value) noexcept { descriptor_ = unique_descriptor{value}; }
   [[nodiscard]] auto close() -> result<void>;
   [[nodiscard]] auto size() const -> result<std::uint64_t>;
 
@@ -116,17 +135,24 @@ public:
   // Syncs `part` after it has been dirtied again, and takes it out of what failed syncs may have lost.
   [[nodiscard]] auto sync_rewritten(os::interval part) -> result<durability>;
 
-  std::string const path;
-  file_identity const identity;
-  os::file_type const type;
-  bool const readable;
-  bool const writable;
+  std::string_view const path; // ends with a NUL, which it does not count
+  file_identity identity;
+  os::file_type type = os::file_type::other;
+  bool readable = false;
+  bool writable = false;
   bool in_memory = false;
+  bool through_link = false;         // the last component of the path was a symbolic link
   unique_descriptor unsynced_parent; // of a name that is removed but not durably so
 
 private:
+  friend void retain(open_file& object) noexcept;
+  friend void release(open_file* object) noexcept;
+  friend auto is_shared(open_file const& object) noexcept -> bool;
+
+  inline explicit open_file(std::string_view path) noexcept : path{path} {}
   [[nodiscard]] auto sync_failure(int code, os::interval part) -> std::unexpected<error>;
 
+  std::atomic<unsigned> owners_{1};
   unique_descriptor descriptor_;
   mutable std::mutex mutex_;
   std::optional<error> first_failure_;
@@ -136,18 +162,27 @@ private:
 // A run of the address space that belongs to fmmap; unmapped with the last of its users.
 class region {
 public:
-  inline region(std::byte* base, std::size_t length, std::size_t unit, os::map_flags flags) noexcept
-      : flags{flags}, base_{base}, length_{length}, unit_{unit} {}
+  // Of no memory yet. Made before anything is mapped, as an open_file is.
+  [[nodiscard]] static auto make(std::size_t unit, os::map_flags flags) -> counted<region>;
+
   region(region const&) = delete;
   auto operator=(region const&) -> region& = delete;
-  ~region();
+  inline ~region() { drop_failure(unmap(), "unmap"); }
+
+  inline void attach(std::byte* base, std::size_t length) noexcept {
+    base_ = base;
+    length_ = length;
+  }
 
   [[nodiscard]] inline auto base() const noexcept -> std::byte* { return base_; }
   [[nodiscard]] inline auto length() const noexcept -> std::size_t { return length_; }
   // The size of its pages.
   [[nodiscard]] inline auto unit() const noexcept -> std::size_t { return unit_; }
 
-  [[nodiscard]] auto unmap() -> os::outcome<void>;
+  [[nodiscard]] inline auto unmap() -> os::outcome<void> {
+    auto const length = std::exchange(length_, 0);
+    return length == 0 ? os::outcome<void>{} : os::unmap(base_, length);
+  }
 
   // Leaves the first `length` bytes to somebody else.
   void give_up_front(std::size_t length) noexcept;
@@ -159,23 +194,33 @@ public:
   os::map_flags const flags; // what its memory was mapped with
 
 private:
-  std::byte* base_;
-  std::size_t length_;
+  friend void retain(region& object) noexcept;
+  friend void release(region* object) noexcept;
+  friend auto is_shared(region const& object) noexcept -> bool;
+
+  inline region(std::size_t unit, os::map_flags flags) noexcept : flags{flags}, unit_{unit} {}
+
+  std::atomic<unsigned> owners_{1};
+  std::byte* base_ = nullptr;
+  std::size_t length_ = 0;
   std::size_t unit_;
   std::mutex mutex_;
   std::vector<os::interval> locks_;
 };
 
+// Whether it has more than one owner.
+[[nodiscard]] auto is_shared(open_file const& object) noexcept -> bool;
+[[nodiscard]] auto is_shared(region const& object) noexcept -> bool;
+
 // What implementation units may do with handles that users may not.
 class handle_access {
 public:
-  inline static auto state(file const& handle) noexcept -> std::shared_ptr<open_file> const& { return handle.state_; }
-  inline static auto take(file& handle) noexcept -> std::shared_ptr<open_file> { return std::move(handle.state_); }
-  inline static auto wrap(std::shared_ptr<open_file> state) noexcept -> file { return file{std::move(state)}; }
+  inline static auto state(file const& handle) noexcept -> counted<open_file> const& { return handle.state_; }
+  inline static auto take(file& handle) noexcept -> counted<open_file> { return std::move(handle.state_); }
+  inline static auto wrap(counted<open_file> state) noexcept -> file { return file{std::move(state)}; }
 
   // Maps a file whose size the caller has just asked for.
-  static auto map(std::shared_ptr<open_file> from, std::uint64_t file_size, map_options const& options)
-      -> result<mapping>;
+  static auto map(counted<open_file> from, std::uint64_t file_size, map_options const& options) -> result<mapping>;
 
   // Changes the length of a mapping of a file that the caller has just resized.
   inline static void set_size(mapping& target, std::size_t size) noexcept { target.size_ = size; }
@@ -183,7 +228,7 @@ public:
 
 // Opens `path` as file::open does and tells its size, so that a caller that maps it need not ask again.
 struct opened_file {
-  std::shared_ptr<open_file> state;
+  counted<open_file> state;
   std::uint64_t size;
   bool created; // by this call
 };

@@ -123,13 +123,51 @@ BOOST_AUTO_TEST_CASE(refuses_a_file_opened_through_a_link) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(refuses_a_name_that_has_become_a_link_to_it) {
+// Where the path leads when the file is to be removed does not matter, only how it was opened.
+BOOST_AUTO_TEST_CASE(refuses_a_file_opened_through_a_link_from_another_directory) {
+  scratch const s;
+  std::filesystem::create_directory(s / "folder");
+  auto const path = s.file("folder/f", "abc");
+  std::filesystem::create_symlink("f", s / "folder/link");
+  auto const folder = or_throw(file::open(s / "folder", {.any_type = true}));
+  for (bool const beneath : {false, true}) {
+    auto f = or_throw(file::open_at(folder, "link", {.access = access::read_write, .beneath = beneath}));
+    BOOST_TEST(fails(f.remove(), errc::symbolic_link));
+  }
+  auto const here = std::filesystem::current_path();
+  std::filesystem::current_path(s / "folder");
+  auto f = open_rw("link");
+  std::filesystem::current_path(here);
+  BOOST_TEST(fails(f.remove(), errc::symbolic_link));
+  BOOST_TEST(read_back(path) == "abc");
+}
+
+BOOST_AUTO_TEST_CASE(removes_a_file_opened_from_another_directory) {
+  scratch const s;
+  std::filesystem::create_directory(s / "folder");
+  (void)s.file("folder/f", "abc");
+  (void)s.file("f", "another");
+  auto const folder = or_throw(file::open(s / "folder", {.any_type = true}));
+  auto f = or_throw(file::open_at(folder, "f", {.access = access::read_write}));
+  auto const here = std::filesystem::current_path();
+  std::filesystem::current_path(s.folder());
+  auto const removed = f.remove();
+  auto const again = f.remove();
+  std::filesystem::current_path(here);
+  BOOST_TEST(removed.has_value());
+  BOOST_TEST(fails(again, std::errc::no_such_file_or_directory));
+  BOOST_TEST(!std::filesystem::exists(s / "folder/f"));
+  BOOST_TEST(read_back(s / "f") == "another");
+}
+
+BOOST_AUTO_TEST_CASE(leaves_a_link_that_has_taken_the_old_name) {
   scratch const s;
   auto f = open_rw(s.file("f", "abc"));
   std::filesystem::rename(s / "f", s / "moved");
   std::filesystem::create_symlink("moved", s / "f");
-  BOOST_TEST(fails(f.remove(), errc::symbolic_link));
-  BOOST_TEST(read_back(s / "moved") == "abc");
+  or_throw(f.remove());
+  BOOST_TEST(!std::filesystem::exists(s / "moved"));
+  BOOST_TEST(std::filesystem::is_symlink(s / "f"));
 }
 
 BOOST_AUTO_TEST_CASE(finds_the_file_after_a_rename_and_leaves_who_took_the_old_name) {

@@ -45,6 +45,7 @@ namespace seam = fmmap::os::seam;
 using seam::armed;
 
 static_assert(std::is_nothrow_move_constructible_v<file> && std::is_nothrow_move_assignable_v<file>);
+static_assert(!std::is_copy_constructible_v<file> && !std::is_copy_assignable_v<file>);
 static_assert(std::is_nothrow_default_constructible_v<file>);
 
 namespace {

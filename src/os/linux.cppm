@@ -23,15 +23,21 @@ module;
 #include <sys/vfs.h>
 #include <unistd.h>
 
-module fmmap.os;
+// The system calls of Linux. Every function is one of them with the types a caller wants, plus what the kernel headers of
+// older systems do not declare. Nothing here retries, falls back or interprets: what a failure means is for the caller to
+// decide. All are inline: after a system call the processor has forgotten what it knew of the program's calls and returns,
+// and each one saved shows in what opening a file costs.
+export module fmmap.os:system;
+
+import :calls;
+import :invoke;
+import :types;
 
 namespace fmmap::os {
 
-namespace {
-
 // Newer than Debian 12's kernel headers.
-constexpr unsigned mfd_noexec_seal = 8;
-constexpr long number_of_cachestat = 451;
+inline constexpr unsigned mfd_noexec_seal = 8;
+inline constexpr long number_of_cachestat = 451;
 
 struct cachestat_range {
   std::uint64_t offset, length;
@@ -55,11 +61,11 @@ auto perform(call which, Call real) noexcept -> outcome<void> {
 }
 
 // Offsets the system's signed type cannot hold would turn negative in the call.
-auto too_large(std::uint64_t offset) noexcept -> bool {
+inline auto too_large(std::uint64_t offset) noexcept -> bool {
   return offset > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max());
 }
 
-auto type_of(mode_t mode) noexcept -> file_type {
+inline auto type_of(mode_t mode) noexcept -> file_type {
   switch (mode & S_IFMT) {
   case S_IFREG:
     return file_type::regular;
@@ -80,11 +86,11 @@ auto type_of(mode_t mode) noexcept -> file_type {
   }
 }
 
-auto time_of(timespec const& t) noexcept -> timestamp {
+inline auto time_of(timespec const& t) noexcept -> timestamp {
   return {.seconds = t.tv_sec, .nanoseconds = static_cast<std::uint32_t>(t.tv_nsec)};
 }
 
-auto status_of(struct stat const& s) noexcept -> file_status {
+inline auto status_of(struct stat const& s) noexcept -> file_status {
   return {
       .device = s.st_dev,
       .inode = s.st_ino,
@@ -102,7 +108,7 @@ auto status_of(struct stat const& s) noexcept -> file_status {
   };
 }
 
-auto flags_of(open_flags wanted) noexcept -> int {
+inline auto flags_of(open_flags wanted) noexcept -> int {
   // O_NONBLOCK: opening a FIFO must not wait for its other end; it means nothing for a regular file.
   int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (wanted.write ? O_RDWR : O_RDONLY);
   flags |= wanted.create ? O_CREAT : 0;
@@ -114,18 +120,39 @@ auto flags_of(open_flags wanted) noexcept -> int {
   return flags;
 }
 
-auto protection_of(protection access) noexcept -> int {
+inline auto protection_of(protection access) noexcept -> int {
   return (access.read ? PROT_READ : PROT_NONE) | (access.write ? PROT_WRITE : 0) | (access.execute ? PROT_EXEC : 0);
 }
 
-} // namespace
+inline auto change_blocks(descriptor file, int mode, std::uint64_t offset, std::uint64_t length) noexcept
+    -> outcome<void> {
+  if (too_large(offset) || too_large(length)) {
+    return std::unexpected(EFBIG);
+  }
+  // The system call, not posix_fallocate, which writes a byte into every block where the file system cannot allocate.
+  return perform(call::fallocate,
+                 [&] { return ::fallocate(file, mode, static_cast<off_t>(offset), static_cast<off_t>(length)); });
+}
 
-auto open(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
+inline auto seek(descriptor file, std::uint64_t offset, int whence) noexcept -> outcome<std::uint64_t> {
+  if (too_large(offset)) {
+    return std::unexpected(ENXIO); // lseek(2): the offset is beyond the end of the file
+  }
+  auto const found = invoke(call::lseek, [&] { return ::lseek(file, static_cast<off_t>(offset), whence); });
+  return found ? outcome<std::uint64_t>{static_cast<std::uint64_t>(*found)} : std::unexpected(found.error());
+}
+
+} // namespace fmmap::os
+
+export namespace fmmap::os {
+
+inline auto open(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
     -> outcome<descriptor> {
   return invoke(call::openat, [&] { return ::openat(directory, path, flags_of(flags), permissions); });
 }
 
-auto open_resolved(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
+// openat2(2).
+inline auto open_resolved(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
     -> outcome<descriptor> {
   auto const opening = static_cast<unsigned>(flags_of(flags));
   open_how how{};
@@ -136,30 +163,31 @@ auto open_resolved(descriptor directory, char const* path, open_flags flags, uns
                 [&] { return static_cast<int>(::syscall(SYS_openat2, directory, path, &how, sizeof how)); });
 }
 
-auto close(descriptor file) noexcept -> outcome<void> {
+inline auto close(descriptor file) noexcept -> outcome<void> {
   return perform(call::close, [&] { return ::close(file); });
 }
 
-auto status(descriptor file) noexcept -> outcome<file_status> {
+inline auto status(descriptor file) noexcept -> outcome<file_status> {
   struct stat s{};
   auto const done = invoke(call::fstat, [&] { return ::fstat(file, &s); });
   return done ? outcome<file_status>{status_of(s)} : std::unexpected(done.error());
 }
 
-auto is_huge_page_file(descriptor file) noexcept -> outcome<bool> {
+// Whether the file is on hugetlbfs.
+inline auto is_huge_page_file(descriptor file) noexcept -> outcome<bool> {
   struct statfs s{};
   auto const done = invoke(call::fstatfs, [&] { return ::fstatfs(file, &s); });
   return done ? outcome<bool>{s.f_type == HUGETLBFS_MAGIC} : std::unexpected(done.error());
 }
 
-auto status_at(descriptor directory, char const* path, bool follow) noexcept -> outcome<file_status> {
+inline auto status_at(descriptor directory, char const* path, bool follow) noexcept -> outcome<file_status> {
   struct stat s{};
   auto const done =
       invoke(call::fstatat, [&] { return ::fstatat(directory, path, &s, follow ? 0 : AT_SYMLINK_NOFOLLOW); });
   return done ? outcome<file_status>{status_of(s)} : std::unexpected(done.error());
 }
 
-auto access_of(descriptor file) noexcept -> outcome<descriptor_access> {
+inline auto access_of(descriptor file) noexcept -> outcome<descriptor_access> {
   auto const flags = invoke(call::fcntl, [&] { return ::fcntl(file, F_GETFL); });
   if (!flags) {
     return std::unexpected(flags.error());
@@ -171,7 +199,7 @@ auto access_of(descriptor file) noexcept -> outcome<descriptor_access> {
   return descriptor_access{.read = mode != O_WRONLY, .write = mode != O_RDONLY, .append = (*flags & O_APPEND) != 0};
 }
 
-auto set_blocking(descriptor file) noexcept -> outcome<void> {
+inline auto set_blocking(descriptor file) noexcept -> outcome<void> {
   auto const flags = invoke(call::fcntl, [&] { return ::fcntl(file, F_GETFL); });
   if (!flags) {
     return std::unexpected(flags.error());
@@ -179,74 +207,55 @@ auto set_blocking(descriptor file) noexcept -> outcome<void> {
   return perform(call::fcntl, [&] { return ::fcntl(file, F_SETFL, *flags & ~O_NONBLOCK); });
 }
 
-auto set_close_on_exec(descriptor file) noexcept -> outcome<void> {
+inline auto set_close_on_exec(descriptor file) noexcept -> outcome<void> {
   return perform(call::fcntl, [&] { return ::fcntl(file, F_SETFD, FD_CLOEXEC); });
 }
 
-auto device_size(descriptor file) noexcept -> outcome<std::uint64_t> {
+inline auto device_size(descriptor file) noexcept -> outcome<std::uint64_t> {
   std::uint64_t bytes = 0;
   auto const done = invoke(call::ioctl, [&] { return ::ioctl(file, BLKGETSIZE64, &bytes); });
   return done ? outcome<std::uint64_t>{bytes} : std::unexpected(done.error());
 }
 
-auto set_size(descriptor file, std::uint64_t size) noexcept -> outcome<void> {
+inline auto set_size(descriptor file, std::uint64_t size) noexcept -> outcome<void> {
   if (too_large(size)) {
     return std::unexpected(EFBIG);
   }
   return perform(call::ftruncate, [&] { return ::ftruncate(file, static_cast<off_t>(size)); });
 }
 
-auto set_permissions(descriptor file, unsigned permissions) noexcept -> outcome<void> {
+inline auto set_permissions(descriptor file, unsigned permissions) noexcept -> outcome<void> {
   return perform(call::fchmod, [&] { return ::fchmod(file, permissions); });
 }
 
-auto set_owner(descriptor file, std::uint32_t owner, std::uint32_t group) noexcept -> outcome<void> {
+inline auto set_owner(descriptor file, std::uint32_t owner, std::uint32_t group) noexcept -> outcome<void> {
   return perform(call::fchown, [&] { return ::fchown(file, owner, group); });
 }
 
-namespace {
-
-auto change_blocks(descriptor file, int mode, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<void> {
-  if (too_large(offset) || too_large(length)) {
-    return std::unexpected(EFBIG);
-  }
-  // The system call, not posix_fallocate, which writes a byte into every block where the file system cannot allocate.
-  return perform(call::fallocate,
-                 [&] { return ::fallocate(file, mode, static_cast<off_t>(offset), static_cast<off_t>(length)); });
-}
-
-auto seek(descriptor file, std::uint64_t offset, int whence) noexcept -> outcome<std::uint64_t> {
-  if (too_large(offset)) {
-    return std::unexpected(ENXIO); // lseek(2): the offset is beyond the end of the file
-  }
-  auto const found = invoke(call::lseek, [&] { return ::lseek(file, static_cast<off_t>(offset), whence); });
-  return found ? outcome<std::uint64_t>{static_cast<std::uint64_t>(*found)} : std::unexpected(found.error());
-}
-
-} // namespace
-
-auto allocate(descriptor file, std::uint64_t offset, std::uint64_t length, bool keep_size) noexcept -> outcome<void> {
+inline auto allocate(descriptor file, std::uint64_t offset, std::uint64_t length, bool keep_size) noexcept
+    -> outcome<void> {
   return change_blocks(file, keep_size ? FALLOC_FL_KEEP_SIZE : 0, offset, length);
 }
 
-auto punch_hole(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<void> {
+inline auto punch_hole(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<void> {
   return change_blocks(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }
 
-auto next_data(descriptor file, std::uint64_t offset) noexcept -> outcome<std::uint64_t> {
+inline auto next_data(descriptor file, std::uint64_t offset) noexcept -> outcome<std::uint64_t> {
   return seek(file, offset, SEEK_DATA);
 }
 
-auto next_hole(descriptor file, std::uint64_t offset) noexcept -> outcome<std::uint64_t> {
+inline auto next_hole(descriptor file, std::uint64_t offset) noexcept -> outcome<std::uint64_t> {
   return seek(file, offset, SEEK_HOLE);
 }
 
-auto clone(descriptor to, descriptor from) noexcept -> outcome<void> {
+// By FICLONE: both files share the blocks.
+inline auto clone(descriptor to, descriptor from) noexcept -> outcome<void> {
   return perform(call::ioctl, [&] { return ::ioctl(to, FICLONE, from); });
 }
 
-auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::uint64_t to_offset,
-                std::size_t length) noexcept -> outcome<std::size_t> {
+inline auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::uint64_t to_offset,
+                       std::size_t length) noexcept -> outcome<std::size_t> {
   return invoke_transfer(call::copy_file_range, length, [&](std::size_t allowed) {
     auto source = static_cast<off64_t>(from_offset);
     auto target = static_cast<off64_t>(to_offset);
@@ -254,38 +263,41 @@ auto copy_range(descriptor from, std::uint64_t from_offset, descriptor to, std::
   });
 }
 
-auto wait_readable(descriptor file) noexcept -> outcome<void> {
+// poll(2), without a limit; the end of a pipe counts.
+inline auto wait_readable(descriptor file) noexcept -> outcome<void> {
   pollfd waiting{.fd = file, .events = POLLIN, .revents = 0};
   return perform(call::poll, [&] { return ::poll(&waiting, 1, -1); });
 }
 
-auto read(descriptor file, std::span<std::byte> bytes) noexcept -> outcome<std::size_t> {
+inline auto read(descriptor file, std::span<std::byte> bytes) noexcept -> outcome<std::size_t> {
   return invoke_transfer(call::read, bytes.size(),
                          [&](std::size_t allowed) { return ::read(file, bytes.data(), allowed); });
 }
 
-auto read_at(descriptor file, std::uint64_t offset, std::span<std::byte> bytes) noexcept -> outcome<std::size_t> {
+inline auto read_at(descriptor file, std::uint64_t offset, std::span<std::byte> bytes) noexcept
+    -> outcome<std::size_t> {
   return invoke_transfer(call::pread, bytes.size(), [&](std::size_t allowed) {
     return ::pread(file, bytes.data(), allowed, static_cast<off_t>(offset));
   });
 }
 
-auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte const> bytes) noexcept
+inline auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte const> bytes) noexcept
     -> outcome<std::size_t> {
   return invoke_transfer(call::pwrite, bytes.size(), [&](std::size_t allowed) {
     return ::pwrite(file, bytes.data(), allowed, static_cast<off_t>(offset));
   });
 }
 
-auto sync(descriptor file) noexcept -> outcome<void> {
+inline auto sync(descriptor file) noexcept -> outcome<void> {
   return perform(call::fsync, [&] { return ::fsync(file); });
 }
 
-auto sync_data(descriptor file) noexcept -> outcome<void> {
+inline auto sync_data(descriptor file) noexcept -> outcome<void> {
   return perform(call::fdatasync, [&] { return ::fdatasync(file); });
 }
 
-auto sync_range(descriptor file, std::uint64_t offset, std::uint64_t length, bool wait) noexcept -> outcome<void> {
+inline auto sync_range(descriptor file, std::uint64_t offset, std::uint64_t length, bool wait) noexcept
+    -> outcome<void> {
   auto const flags = wait ? SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
                           : static_cast<unsigned>(SYNC_FILE_RANGE_WRITE);
   return perform(call::sync_file_range, [&] {
@@ -293,32 +305,33 @@ auto sync_range(descriptor file, std::uint64_t offset, std::uint64_t length, boo
   });
 }
 
-auto read_link(descriptor directory, char const* path, std::span<char> target) noexcept -> outcome<std::size_t> {
+inline auto read_link(descriptor directory, char const* path, std::span<char> target) noexcept -> outcome<std::size_t> {
   auto const length =
       invoke(call::readlinkat, [&] { return ::readlinkat(directory, path, target.data(), target.size()); });
   return length ? outcome<std::size_t>{static_cast<std::size_t>(*length)} : std::unexpected(length.error());
 }
 
-auto link_descriptor(descriptor file, descriptor directory, char const* name) noexcept -> outcome<void> {
+inline auto link_descriptor(descriptor file, descriptor directory, char const* name) noexcept -> outcome<void> {
   // open(2): AT_EMPTY_PATH needs a capability, the name under /proc does not.
   char source[32];
   std::snprintf(source, sizeof source, "/proc/self/fd/%d", file);
   return perform(call::linkat, [&] { return ::linkat(AT_FDCWD, source, directory, name, AT_SYMLINK_FOLLOW); });
 }
 
-auto rename(descriptor directory, char const* from, char const* to) noexcept -> outcome<void> {
+inline auto rename(descriptor directory, char const* from, char const* to) noexcept -> outcome<void> {
   return perform(call::renameat, [&] { return ::renameat(directory, from, directory, to); });
 }
 
-auto unlink(descriptor directory, char const* name) noexcept -> outcome<void> {
+inline auto unlink(descriptor directory, char const* name) noexcept -> outcome<void> {
   return perform(call::unlinkat, [&] { return ::unlinkat(directory, name, 0); });
 }
 
-auto try_lock_file(descriptor file) noexcept -> outcome<void> {
+// flock(2), exclusive, not waiting.
+inline auto try_lock_file(descriptor file) noexcept -> outcome<void> {
   return perform(call::flock, [&] { return ::flock(file, LOCK_EX | LOCK_NB); });
 }
 
-auto memory_file(char const* name, bool sealable) noexcept -> outcome<descriptor> {
+inline auto memory_file(char const* name, bool sealable) noexcept -> outcome<descriptor> {
   auto const create = [&](unsigned extra) {
     return invoke(call::memfd_create,
                   [&] { return ::memfd_create(name, MFD_CLOEXEC | (sealable ? MFD_ALLOW_SEALING : 0U) | extra); });
@@ -328,17 +341,17 @@ auto memory_file(char const* name, bool sealable) noexcept -> outcome<descriptor
   return sealed_against_exec || sealed_against_exec.error() != EINVAL ? sealed_against_exec : create(0);
 }
 
-auto seals(descriptor file) noexcept -> outcome<unsigned> {
+inline auto seals(descriptor file) noexcept -> outcome<unsigned> {
   auto const found = invoke(call::fcntl, [&] { return ::fcntl(file, F_GET_SEALS); });
   return found ? outcome<unsigned>{static_cast<unsigned>(*found)} : std::unexpected(found.error());
 }
 
-auto add_seals(descriptor file, unsigned seals) noexcept -> outcome<void> {
+inline auto add_seals(descriptor file, unsigned seals) noexcept -> outcome<void> {
   return perform(call::fcntl, [&] { return ::fcntl(file, F_ADD_SEALS, seals); });
 }
 
-auto map(void* address, std::size_t length, protection access, map_flags flags, descriptor file,
-         std::uint64_t offset) noexcept -> outcome<std::byte*> {
+inline auto map(void* address, std::size_t length, protection access, map_flags flags, descriptor file,
+                std::uint64_t offset) noexcept -> outcome<std::byte*> {
   if (too_large(offset)) {
     return std::unexpected(EOVERFLOW);
   }
@@ -357,50 +370,59 @@ auto map(void* address, std::size_t length, protection access, map_flags flags, 
   return placed ? outcome<std::byte*>{reinterpret_cast<std::byte*>(*placed)} : std::unexpected(placed.error());
 }
 
-auto move_map(void* from, std::size_t length, void* to) noexcept -> outcome<void> {
+// mremap(2), over what is at `to`.
+inline auto move_map(void* from, std::size_t length, void* to) noexcept -> outcome<void> {
   return perform(call::mremap, [&] {
     return reinterpret_cast<std::intptr_t>(::mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to));
   });
 }
 
-auto unmap(void* address, std::size_t length) noexcept -> outcome<void> {
+inline auto unmap(void* address, std::size_t length) noexcept -> outcome<void> {
   return perform(call::munmap, [&] { return ::munmap(address, length); });
 }
 
-auto protect(void* address, std::size_t length, protection access) noexcept -> outcome<void> {
+inline auto protect(void* address, std::size_t length, protection access) noexcept -> outcome<void> {
   return perform(call::mprotect, [&] { return ::mprotect(address, length, protection_of(access)); });
 }
 
-auto advise(void* address, std::size_t length, int advice) noexcept -> outcome<void> {
+inline auto advise(void* address, std::size_t length, int advice) noexcept -> outcome<void> {
   return perform(call::madvise, [&] { return ::madvise(address, length, advice); });
 }
 
-auto sync_memory(void* address, std::size_t length) noexcept -> outcome<void> {
+// msync(2), MS_SYNC.
+inline auto sync_memory(void* address, std::size_t length) noexcept -> outcome<void> {
   return perform(call::msync, [&] { return ::msync(address, length, MS_SYNC); });
 }
 
-auto resident_pages(void* address, std::size_t length, unsigned char* pages) noexcept -> outcome<void> {
+inline auto resident_pages(void* address, std::size_t length, unsigned char* pages) noexcept -> outcome<void> {
   return perform(call::mincore, [&] { return ::mincore(address, length, pages); });
 }
 
 // By number: the sanitizers' mlock and munlock do nothing.
-auto lock_memory(void* address, std::size_t length, bool on_fault) noexcept -> outcome<void> {
+inline auto lock_memory(void* address, std::size_t length, bool on_fault) noexcept -> outcome<void> {
   return perform(call::mlock, [&] {
     return on_fault ? ::syscall(SYS_mlock2, address, length, MLOCK_ONFAULT) : ::syscall(SYS_mlock, address, length);
   });
 }
 
-auto unlock_memory(void* address, std::size_t length) noexcept -> outcome<void> {
+inline auto unlock_memory(void* address, std::size_t length) noexcept -> outcome<void> {
   return perform(call::munlock, [&] { return ::syscall(SYS_munlock, address, length); });
 }
 
-auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
+// RLIMIT_MEMLOCK in bytes; UINT64_MAX when unlimited.
+inline auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
   rlimit limit{};
   auto const done = invoke(call::getrlimit, [&] { return ::getrlimit(RLIMIT_MEMLOCK, &limit); });
   return done ? outcome<std::uint64_t>{limit.rlim_cur} : std::unexpected(done.error());
 }
 
-auto cache(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<cache_status> {
+// The system's page size in bytes, read once.
+inline auto page_size() noexcept -> std::size_t {
+  static auto const size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+inline auto cache(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<cache_status> {
   cachestat_range range{.offset = offset, .length = length};
   cachestat_counts pages{};
   auto const done = invoke(call::cachestat,
@@ -413,11 +435,6 @@ auto cache(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept
       .dirty = pages.dirty * page_size(),
       .writeback = pages.writeback * page_size(),
   };
-}
-
-auto page_size() noexcept -> std::size_t {
-  static auto const size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  return size;
 }
 
 } // namespace fmmap::os
