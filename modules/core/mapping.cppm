@@ -108,7 +108,10 @@ struct lock_options {
 /// Keeps a range of a mapping in memory until it goes. Overlapping locks may be released in any order.
 class [[nodiscard]] memory_lock {
 public:
-  memory_lock(memory_lock&& other) noexcept = default;
+  inline memory_lock(memory_lock&& other) noexcept
+      : region_{std::move(other.region_)},
+        begin_{std::exchange(other.begin_, nullptr)},
+        length_{std::exchange(other.length_, 0)} {}
   auto operator=(memory_lock&& other) noexcept -> memory_lock&;
   ~memory_lock();
 
@@ -130,6 +133,15 @@ private:
 class shared_bytes {
 public:
   shared_bytes() noexcept = default;
+  shared_bytes(shared_bytes const& other) noexcept = default;
+  inline shared_bytes(shared_bytes&& other) noexcept
+      : region_{std::move(other.region_)}, bytes_{std::exchange(other.bytes_, {})} {}
+  inline auto operator=(shared_bytes other) noexcept -> shared_bytes& {
+    std::swap(region_, other.region_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~shared_bytes() = default;
 
   [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
 
@@ -211,13 +223,17 @@ public:
 
   /// Makes the mapping `size` bytes long without moving it. A file must already reach that far.
   ///
-  /// Errors: `errc::reservation_exceeded` past `capacity`; `errc::out_of_range` past the file's end; nothing has changed.
+  /// Errors: `errc::reservation_exceeded` past `capacity`; `errc::out_of_range` past the file's end; of memory without a
+  /// file `errc::read_only`, and `errc::in_use` when a `shared_bytes` or `memory_lock` would be cut off; nothing has
+  /// changed.
   /// Invalidates: spans that reach past `size`.
   [[nodiscard]] auto resize(std::size_t size) -> result<void>;
 
-  /// Holds address space for `capacity` bytes, moving the mapping where it must. Its bytes stay as they are.
+  /// Holds address space for `capacity` bytes, moving the mapping where it must. Its bytes stay as they are, and what
+  /// was said of them by `advise` goes on.
   ///
-  /// Errors: `errc::copy_on_write` when private pages of a file would have to move; what mmap(2) reports; nothing has changed.
+  /// Errors: `errc::copy_on_write` when private pages of a file would have to move; `errc::in_use` while a `memory_lock`
+  /// holds them, or a `shared_bytes` memory without a file; what mmap(2) reports; nothing has changed.
   /// Invalidates: every span, when `bytes().data()` changes.
   [[nodiscard]] auto reserve(std::size_t capacity) -> result<void>;
 

@@ -114,8 +114,8 @@ public:
   /// Shrinking discards the bytes past `size`. With a `level`, the new size is made durable to that level.
   ///
   /// Invalidates: spans that reach past `size`; every span when the reservation is exceeded.
-  /// Errors: `errc::copy_on_write`, `errc::reservation_exceeded`, `std::errc::no_space_on_device`, or what the system
-  ///         reports; file and mapping are then as before the call, unless only the flush failed, which the error says.
+  /// Errors: `errc::copy_on_write`, `errc::read_only` while `protect` keeps the bytes from being written,
+  ///         `errc::reservation_exceeded`, `std::errc::no_space_on_device`, or what the system reports; file and mapping are then as before the call, unless only the flush failed, which the error says.
   [[nodiscard]] auto resize(std::uint64_t size, durability level = durability::none) -> result<void>;
 
   /// Holds address space for `capacity` bytes. Errors and Invalidates: as `mapping::reserve`.
@@ -136,6 +136,17 @@ public:
     return mapping_.stage_flush(range, level);
   }
 
+  /// As `mapping::rewrite`.
+  [[nodiscard]] inline auto rewrite(byte_range range = whole) -> result<durability> { return mapping_.rewrite(range); }
+
+  /// As `mapping::discard`.
+  [[nodiscard]] inline auto discard(byte_range range) -> result<void> { return mapping_.discard(range); }
+
+  /// As `mapping::protect`. While the bytes cannot be written, the file cannot change its size: `errc::read_only`.
+  [[nodiscard]] inline auto protect(access access, bool executable = false) -> result<void> {
+    return mapping_.protect(access, executable);
+  }
+
   /// As `file::remove`; the bytes stay mapped.
   [[nodiscard]] inline auto remove() -> result<void> { return file_.remove(); }
 
@@ -143,9 +154,9 @@ public:
   [[nodiscard]] inline auto identity() const noexcept -> file_identity { return file_.identity(); }
   [[nodiscard]] inline auto metadata() const -> result<file_metadata> { return file_.metadata(); }
 
-  /// The two layers below, for what has no shorter way. Changing the file's size through them is not noticed.
-  [[nodiscard]] inline auto as_file() noexcept -> file& { return file_; }
-  [[nodiscard]] inline auto as_mapping() noexcept -> mapping& { return mapping_; }
+  /// The two layers below, for what has no shorter way and changes neither.
+  [[nodiscard]] inline auto as_file() const noexcept -> file const& { return file_; }
+  [[nodiscard]] inline auto as_mapping() const noexcept -> mapping const& { return mapping_; }
 
   /// Gives back what is allocated ahead, unmaps and closes, and reports what goes wrong. Nothing is synced.
   ///
@@ -161,7 +172,6 @@ private:
   [[nodiscard]] auto grow_view(std::uint64_t size) -> result<void>;
   [[nodiscard]] auto allocate_ahead(std::uint64_t size) -> int;
   void undo_growth() noexcept;
-  void clear_tail(std::uint64_t size) noexcept;
   void finish() noexcept;
 
   file file_;

@@ -308,8 +308,8 @@ auto fill_holes(open_file const& target, os::interval bytes) -> int {
   return 0;
 }
 
-// Stores through a mapping past the end of the file in its last page are kept by some file systems, tmpfs among them, and
-// would show up as content of a file that has grown. Returns 0, or an errno; the size is then `old` again.
+} // namespace
+
 auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) -> int {
   auto const end = std::min(size, os::round_up(old, os::page_size()).value_or(size));
   if (end <= old || target.type != os::file_type::regular) {
@@ -330,8 +330,6 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   }
   return put.error;
 }
-
-} // namespace
 
 auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int {
   auto const done = retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), false); });
@@ -772,21 +770,25 @@ auto file::rewrite(byte_range range) -> result<durability> {
   if (!bytes) {
     return state_->fail(errc::out_of_range, "rewrite", range);
   }
-  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(
-      static_cast<std::size_t>(std::min<std::uint64_t>(bytes->length(), transfer_size)));
-  for (auto at = bytes->begin; at < bytes->end; at += transfer_size) {
-    std::span const piece{buffer.get(),
-                          static_cast<std::size_t>(std::min<std::uint64_t>(bytes->end - at, transfer_size))};
-    auto const got = read_fully(state_->descriptor(), at, piece);
-    if (!got) {
-      return state_->fail(got.error(), "rewrite", range);
+  auto const write_again = [&]() -> result<void> {
+    auto const buffer = std::make_unique_for_overwrite<std::byte[]>(
+        static_cast<std::size_t>(std::min<std::uint64_t>(bytes->length(), transfer_size)));
+    for (auto at = bytes->begin; at < bytes->end; at += transfer_size) {
+      std::span const piece{buffer.get(),
+                            static_cast<std::size_t>(std::min<std::uint64_t>(bytes->end - at, transfer_size))};
+      auto const got = read_fully(state_->descriptor(), at, piece);
+      if (!got) {
+        return state_->fail(got.error(), "rewrite", range);
+      }
+      if (auto const put = write_fully(state_->descriptor(), at, piece.first(*got)); put.error != 0) {
+        return state_->fail(put.error, "rewrite", range);
+      }
     }
-    if (auto const put = write_fully(state_->descriptor(), at, piece.first(*got)); put.error != 0) {
-      return state_->fail(put.error, "rewrite", range);
-    }
-  }
+    return {};
+  };
   // Past the end there is nothing that could have been lost.
-  return state_->sync_rewritten({.begin = bytes->begin, .end = bytes->end == *size ? everything.end : bytes->end});
+  return state_->rewrite({.begin = bytes->begin, .end = bytes->end == *size ? everything.end : bytes->end},
+                         write_again);
 }
 
 auto file::seal(file_seals seals) -> result<void> {

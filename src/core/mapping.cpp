@@ -52,24 +52,50 @@ struct placement {
   std::byte* address = nullptr;
 };
 
+// Whether memory becomes accessible, and inaccessible again, where it lies: then what is reserved is mapped already, and
+// growing needs no mapping over it, which on older systems leaves a gap when it fails.
+auto grows_by_protection(os::map_flags flags) noexcept -> bool {
+  return flags.anonymous && !flags.shared && !flags.huge;
+}
+
+// Of address space that is to become such memory.
+auto reserve_flags(os::map_flags memory) noexcept -> os::map_flags {
+  return grows_by_protection(memory) ? memory : os::map_flags{.shared = false, .anonymous = true, .no_reserve = true};
+}
+
 // Past the end of a file, a mapping is only address space: growing the file makes it valid without another call. Without
 // a file the reserve has to be inaccessible, so that it is neither memory nor counted.
 auto map_over(std::byte* base, placement const& wanted) -> os::outcome<void> {
   auto flags = wanted.flags;
   flags.replace = true;
-  flags.no_reserve = flags.no_reserve || (!flags.anonymous && wanted.reserved > wanted.length);
-  auto const length = flags.anonymous ? wanted.length : wanted.reserved;
-  if (length == 0) {
-    return {};
+  auto const map_part = [&](std::size_t begin, std::size_t end) -> os::outcome<void> {
+    if (begin == end) {
+      return {};
+    }
+    auto const mapped =
+        os::map(base + begin, end - begin, wanted.access, flags, wanted.file, wanted.file_offset + begin);
+    return mapped ? os::outcome<void>{} : std::unexpected(mapped.error());
+  };
+  if (grows_by_protection(flags)) {
+    return wanted.length == 0 ? os::outcome<void>{} : os::protect(base, wanted.length, wanted.access);
   }
-  auto const mapped = os::map(base, length, wanted.access, flags, wanted.file, wanted.file_offset);
-  return mapped ? os::outcome<void>{} : std::unexpected(mapped.error());
+  if (flags.anonymous) {
+    return map_part(0, wanted.length);
+  }
+  // Pages that may never be are not to be counted in advance.
+  auto const counted = flags.shared || flags.no_reserve ? 0 : wanted.length;
+  if (auto const done = map_part(0, counted); !done) {
+    return done;
+  }
+  flags.no_reserve = true;
+  return map_part(counted, wanted.reserved);
 }
 
 auto map_into_reservation(region& into, placement const& wanted) -> os::outcome<void> {
-  os::map_flags const nothing{
-      .shared = false, .anonymous = true, .no_reserve = true, .exactly = wanted.address != nullptr};
-  auto const slack = wanted.address != nullptr ? 0 : huge_unit;
+  auto nothing = reserve_flags(wanted.flags);
+  nothing.exactly = wanted.address != nullptr;
+  auto const alignment = std::max(huge_unit, into.unit());
+  auto const slack = wanted.address != nullptr ? 0 : alignment;
   auto const held = os::map(wanted.address, wanted.reserved + slack, {.read = false}, nothing, os::no_descriptor, 0);
   if (!held) {
     return std::unexpected(held.error());
@@ -79,7 +105,7 @@ auto map_into_reservation(region& into, placement const& wanted) -> os::outcome<
     return std::unexpected(EEXIST);
   }
   auto const before =
-      slack == 0 ? 0 : static_cast<std::size_t>(os::gap_to_congruent(address_of(*held), wanted.file_offset, huge_unit));
+      slack == 0 ? 0 : static_cast<std::size_t>(os::gap_to_congruent(address_of(*held), wanted.file_offset, alignment));
   auto const after = slack - before;
   auto* const base = *held + before;
   if (before > 0) {
@@ -189,6 +215,13 @@ auto to_string(advice a) noexcept -> std::string_view {
 
 namespace {
 
+// Advice that is not the user's own and may be unknown to the system.
+void prefer(region& memory, int advice) {
+  if (os::advise(memory.base(), memory.length(), advice)) {
+    memory.remember(advice, everything);
+  }
+}
+
 auto check_access(open_file const& from, map_options const& options) -> result<void> {
   if (options.access != access::read_only && options.executable) {
     return from.fail(errc::writable_and_executable, "map", options.range);
@@ -241,7 +274,8 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
   if (!extent || !os::checked_add(options.reserve, delta)) {
     return from->fail(ENOMEM, "map", options.range, "it does not fit into the address space");
   }
-  if (options.address != nullptr && ((address_of(options.address) - delta) & (unit - 1)) != 0) {
+  if (options.address != nullptr &&
+      (address_of(options.address) <= delta || ((address_of(options.address) - delta) & (unit - 1)) != 0)) {
     return from->fail(errc::invalid_options, "map", options.range,
                       "the address must lie in its page where the range starts in one of the file");
   }
@@ -278,7 +312,7 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
   made.size_ = static_cast<std::size_t>(bytes->length());
   made.capacity_ = made.region_->length() - delta;
   if (options.page_size == page_size::prefer_huge) {
-    (void)os::advise(made.region_->base(), made.region_->length(), os::advice_value::huge_page);
+    prefer(*made.region_, os::advice_value::huge_page);
   }
   if (options.populate) {
     if (auto const done = populate(made.region_->base(), extent->first, false); !done) {
@@ -349,8 +383,10 @@ auto mapping::anonymous(std::size_t size, anonymous_options options) -> result<m
   made.data_ = made.region_->base();
   made.size_ = size;
   made.capacity_ = made.region_->length();
-  if (options.page_size == page_size::prefer_huge) {
-    (void)os::advise(made.data_, made.capacity_, os::advice_value::huge_page);
+  if (options.stack) {
+    prefer(*made.region_, os::advice_value::no_huge_page); // MAP_STACK alone does that since Linux 6.7
+  } else if (options.page_size == page_size::prefer_huge) {
+    prefer(*made.region_, os::advice_value::huge_page);
   }
   if (options.populate) {
     if (auto const done = populate(made.data_, extent->first, true); !done) {
@@ -403,6 +439,44 @@ auto mapping::resize(std::size_t size) -> result<void> {
   return {};
 }
 
+namespace {
+
+// Maps address space that holds the reserve over [from, to) of a region.
+auto hold_reserve(region const& memory, std::size_t from, std::size_t to) -> os::outcome<void> {
+  auto flags = reserve_flags(memory.flags);
+  flags.replace = true;
+  auto const mapped = os::map(memory.base() + from, to - from, {.read = false}, flags, os::no_descriptor, 0);
+  return mapped ? os::outcome<void>{} : std::unexpected(mapped.error());
+}
+
+// Makes the bytes [from, to) of a reservation accessible zeros.
+auto extend(region& memory, std::size_t from, std::size_t to, os::protection access) -> os::outcome<void> {
+  auto* const begin = memory.base() + from;
+  if (grows_by_protection(memory.flags)) {
+    return os::protect(begin, to - from, access);
+  }
+  auto flags = memory.flags;
+  flags.replace = true;
+  auto const mapped = os::map(begin, to - from, access, flags, os::no_descriptor, 0);
+  if (!mapped) {
+    drop_failure(hold_reserve(memory, from, to), "hold the reserve"); // before Linux 6.12 there is a gap now
+    return std::unexpected(mapped.error());
+  }
+  drop_failure(memory.repeat_advice({.begin = from, .end = to}), "repeat advice");
+  return {};
+}
+
+// Gives the memory of the bytes [from, to) back and keeps their addresses.
+auto cut_off(region& memory, std::size_t from, std::size_t to) -> os::outcome<void> {
+  auto const held = hold_reserve(memory, from, to);
+  if (held) {
+    drop_failure(memory.repeat_advice({.begin = from, .end = to}), "repeat advice");
+  }
+  return held;
+}
+
+} // namespace
+
 auto mapping::resize_anonymous(std::size_t size) -> result<void> {
   byte_range const range{.offset = 0, .length = size};
   if (access_ == access::read_only) {
@@ -411,23 +485,16 @@ auto mapping::resize_anonymous(std::size_t size) -> result<void> {
   if (region_->length() == 0) {
     return {};
   }
-  auto const unit = region_->unit();
-  auto const old_pages = whole_pages(size_, unit);
-  auto const new_pages = whole_pages(size, unit);
-  auto flags = region_->flags;
-  flags.replace = true;
-  if (new_pages > old_pages) {
-    auto const grown =
-        os::map(data_ + old_pages, new_pages - old_pages, protection_for(access_, false), flags, os::no_descriptor, 0);
-    if (!grown) {
-      return failure(grown.error(), "resize to", {}, range);
-    }
-  } else if (new_pages < old_pages) {
-    flags = {.shared = false, .anonymous = true, .no_reserve = true, .replace = true};
-    auto const cut = os::map(data_ + new_pages, old_pages - new_pages, {.read = false}, flags, os::no_descriptor, 0);
-    if (!cut) {
-      return failure(cut.error(), "resize to", {}, range);
-    }
+  if (size < size_ && is_shared(*region_)) {
+    return failure(errc::in_use, "resize to", {}, range, "a view or a memory lock holds what would be cut off");
+  }
+  auto const old_pages = whole_pages(size_, region_->unit());
+  auto const new_pages = whole_pages(size, region_->unit());
+  if (auto const done = new_pages > old_pages   ? extend(*region_, old_pages, new_pages, protection_for(access_, false))
+                        : new_pages < old_pages ? cut_off(*region_, new_pages, old_pages)
+                                                : os::outcome<void>{};
+      !done) {
+    return failure(done.error(), "resize to", {}, range);
   }
   if (size < size_) {
     std::memset(data_ + size, 0, std::min(new_pages, size_) - size); // zero again when the mapping grows back
@@ -450,6 +517,9 @@ auto mapping::reserve(std::size_t capacity) -> result<void> {
   if (private_) {
     return file_->fail(errc::copy_on_write, "reserve", range, "its private pages would stay behind");
   }
+  if (region_ && region_->is_locked()) {
+    return file_->fail(errc::in_use, "reserve", range, "a memory lock holds it where it is");
+  }
   auto moved = handle_access::map(file_, offset_ + size_,
                                   {.access = access_,
                                    .executable = executable_,
@@ -459,6 +529,11 @@ auto mapping::reserve(std::size_t capacity) -> result<void> {
                                    .no_reserve = region_ && region_->flags.no_reserve});
   if (!moved) {
     return std::unexpected(std::move(moved).error());
+  }
+  if (region_) {
+    if (auto const advised = moved->region_->take_advice_of(*region_); !advised) {
+      return file_->fail(advised.error(), "reserve", range);
+    }
   }
   *this = std::move(*moved);
   return {};
@@ -481,11 +556,22 @@ auto mapping::reserve_anonymous(std::size_t capacity) -> result<void> {
   if (!held) {
     return failure(held.error(), "reserve", {}, range);
   }
+  if (auto const advised = target->take_advice_of(*region_); !advised) {
+    return failure(advised.error(), "reserve", {}, range);
+  }
   if (extent->first > 0) {
-    if (auto const moved = os::move_map(data_, extent->first, target->base()); !moved) {
+    auto const moved = os::move_map(data_, extent->first, target->base());
+    if (moved) {
+      region_->give_up_front(extent->first);
+    } else if (moved.error() == EFAULT && private_ && access_ != access::read_only) {
+      // Before Linux 6.17, memory that advice has divided cannot be moved in one piece.
+      if (auto const ready = extend(*target, 0, extent->first, protection_for(access_, false)); !ready) {
+        return failure(ready.error(), "reserve", {}, range);
+      }
+      std::memcpy(target->base(), data_, size_);
+    } else {
       return failure(moved.error(), "reserve", {}, range);
     }
-    region_->give_up_front(extent->first);
   }
   region_ = std::move(target);
   data_ = region_->base();
@@ -554,14 +640,16 @@ auto mapping::advise(advice what, byte_range range) const -> result<void> {
     return {};
   }
   auto const pages = pages_around(data_, *part, region_->unit());
-  auto const done = retry([&] {
-    return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()), advice_value_of(what));
-  });
+  auto const value = advice_value_of(what);
+  auto const done =
+      retry([&] { return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()), value); });
   if (!done) {
     auto const hint =
         done.error() == EINVAL ? "this system or this kind of mapping does not know it" : std::string_view{};
     return failure(done.error(), operation, path_of(file_), range, hint);
   }
+  auto const base = address_of(region_->base());
+  region_->remember(value, {.begin = pages.begin - base, .end = pages.end - base});
   return {};
 }
 
@@ -624,8 +712,8 @@ auto memory_lock::operator=(memory_lock&& other) noexcept -> memory_lock& {
   if (this != &other) {
     unlock();
     region_ = std::move(other.region_);
-    begin_ = other.begin_;
-    length_ = other.length_;
+    begin_ = std::exchange(other.begin_, nullptr);
+    length_ = std::exchange(other.length_, 0);
   }
   return *this;
 }
@@ -760,6 +848,23 @@ void dirty_page(std::byte* p) noexcept {
   }
 }
 
+// Dirties every page of `bytes`, which begin at one. Returns 0 or an errno: where a page cannot be written because there
+// is no space for it, a store would be SIGBUS, so the pages are brought in for writing first.
+auto dirty_pages(std::span<std::byte> bytes) -> int {
+  constexpr std::size_t piece = std::size_t{1} << 20;
+  for (; !bytes.empty(); bytes = bytes.subspan(std::min(piece, bytes.size()))) {
+    auto const now = bytes.first(std::min(piece, bytes.size()));
+    auto const ready = populate(now.data(), now.size(), true);
+    if (!ready && ready.error() != EINVAL) { // before Linux 5.14
+      return ready.error();
+    }
+    for (std::size_t at = 0; at < now.size(); at += os::page_size()) {
+      dirty_page(now.data() + at);
+    }
+  }
+  return 0;
+}
+
 } // namespace
 
 auto mapping::rewrite(byte_range range) -> result<durability> {
@@ -783,18 +888,21 @@ auto mapping::rewrite(byte_range range) -> result<durability> {
   if (!file_size) {
     return std::unexpected(file_size.error());
   }
-  auto covered = os::interval{.begin = offset_ + part->begin, .end = offset_ + part->end};
-  if (!part->empty()) {
-    auto const page = os::page_size();
-    for (auto at = part->begin; at < part->end; at = os::round_down(offset_ + at, page) + page - offset_) {
-      dirty_page(data_ + at);
-    }
-    covered = os::outward(covered, page);
-  }
-  if (covered.end >= *file_size) {
-    covered.end = everything.end; // past the end there is nothing that could have been lost
-  }
-  return file_->sync_rewritten(covered);
+  auto const page = os::page_size();
+  auto const covered = os::outward({.begin = offset_ + part->begin, .end = offset_ + part->end}, page);
+  auto const end = std::min(covered.end, *file_size);
+  return file_->rewrite(
+      // Past the end there is nothing that could have been lost.
+      {.begin = covered.begin, .end = covered.end >= *file_size ? everything.end : covered.end}, [&]() -> result<void> {
+        if (covered.begin >= end) {
+          return {};
+        }
+        auto* const begin = data_ - (offset_ - covered.begin);
+        if (auto const code = dirty_pages({begin, static_cast<std::size_t>(end - covered.begin)}); code != 0) {
+          return file_->fail(code, "rewrite", range, "no space for it, or the file has become shorter");
+        }
+        return {};
+      });
 }
 
 auto mapping::share(byte_range range) const -> result<shared_bytes> {

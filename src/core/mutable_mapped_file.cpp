@@ -5,7 +5,6 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <expected>
 #include <filesystem>
 #include <memory>
@@ -42,18 +41,21 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }
-  auto const undo = [&] {
+  auto const& target = *opened->state;
+  bool grown = false;
+  rollback undo{[&] {
+    if (grown && !opened->created) {
+      drop_failure(retry([&] { return os::set_size(target.descriptor(), 0); }), "restore the size of", target.path);
+    }
     if (opened->created) {
       drop_failure(os::unlink(os::working_directory, path.c_str()), "remove the new", path.native());
     }
-  };
-  auto const& target = *opened->state;
-  auto const grows = opened->size == 0 && options.size > 0;
-  if (grows) {
+  }};
+  if (opened->size == 0 && options.size > 0) {
     if (auto const code = allocate_blocks(target, {.begin = 0, .end = options.size}, 0); code != 0) {
-      undo();
       return target.fail(code, "allocate", byte_range{.offset = 0, .length = options.size});
     }
+    grown = true;
     opened->size = options.size;
   }
   auto mapped = handle_access::map(opened->state, opened->size,
@@ -62,12 +64,9 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
                                     .populate = options.populate,
                                     .page_size = options.page_size});
   if (!mapped) {
-    if (grows) {
-      drop_failure(retry([&] { return os::set_size(target.descriptor(), 0); }), "restore the size of", target.path);
-    }
-    undo();
     return std::unexpected(std::move(mapped).error());
   }
+  undo.keep();
   return mutable_mapped_file{handle_access::wrap(std::move(opened->state)), std::move(*mapped), options.may_move};
 }
 
@@ -135,24 +134,22 @@ auto mutable_mapped_file::shrink_to_fit() -> result<void> {
   if (allocated_ <= size()) {
     return {};
   }
-  // Setting the size a file has frees the blocks past it.
   auto const& target = *handle_access::state(file_);
+  auto const file_size = target.size();
+  if (!file_size) {
+    return std::unexpected(file_size.error());
+  }
+  // Somebody else may have made the file longer, against the rules; then what is past the view is theirs.
+  if (*file_size != size()) {
+    allocated_ = size();
+    return {};
+  }
+  // Setting the size a file has frees the blocks past it.
   if (auto const done = retry([&] { return os::set_size(target.descriptor(), size()); }); !done) {
     return target.fail(done.error(), "trim");
   }
   allocated_ = size();
   return {};
-}
-
-// Stores past the end of the file in its last page are zeroed by some file systems when the file grows, and kept by
-// others. They must not show up as content.
-void mutable_mapped_file::clear_tail(std::uint64_t size) noexcept {
-  auto const old = this->size();
-  auto const page_end = os::outward({.begin = 0, .end = old}, os::page_size()).end;
-  if (page_end > old) {
-    auto const bytes = static_cast<std::size_t>(std::min(size, page_end) - old);
-    std::memset(mapping_.writable_bytes().data() + old, 0, bytes);
-  }
 }
 
 // Makes the view `size` bytes long after the file has become so, moving it where it must.
@@ -204,15 +201,19 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
   auto const old = this->size();
   byte_range const range{.offset = 0, .length = size};
   if (size > old) {
-    clear_tail(size);
-    if (auto const code = allocate_blocks(target, {.begin = old, .end = size}, old); code != 0) {
+    auto code = allocate_blocks(target, {.begin = old, .end = size}, old);
+    if (code == 0) {
+      code = clear_tail(target, old, size);
+    }
+    if (code != 0) {
       allocated_ = old; // setting the size back has freed what was ahead
       return target.fail(code, "resize to", range);
     }
+    rollback undo{[&] { undo_growth(); }};
     if (auto grown = grow_view(size); !grown) {
-      undo_growth();
       return grown;
     }
+    undo.keep();
     allocated_ = std::max(allocated_, size);
   } else if (size < old) {
     if (auto const done = retry([&] { return os::set_size(target.descriptor(), size); }); !done) {
@@ -282,12 +283,15 @@ auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std
     }
   }
   // By pwrite, not by growing the file and storing: who is killed in between would leave zeros nobody wrote.
+  rollback undo{[&] { undo_growth(); }};
   auto const put = write_fully(target.descriptor(), begin, bytes);
-  auto grown = put.error == 0 ? grow_view(end) : target.fail(put.error, "append", range);
-  if (!grown) {
-    undo_growth();
+  if (put.error != 0) {
+    return target.fail(put.error, "append", range);
+  }
+  if (auto grown = grow_view(end); !grown) {
     return std::unexpected(std::move(grown).error());
   }
+  undo.keep();
   return begin;
 }
 

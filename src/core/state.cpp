@@ -4,9 +4,12 @@ module;
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <functional>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -123,23 +126,6 @@ auto open_file::size() const -> result<std::uint64_t> {
 
 namespace {
 
-// Whether a sync that failed so may have dropped data the kernel now takes for clean. The others have not begun.
-auto loses_data(int code) noexcept -> bool {
-  switch (code) {
-  case EBADF:
-  case EINVAL:
-  case EINTR:
-  case EAGAIN:
-  case ENOMEM:
-  case ENOSYS:
-  case EOPNOTSUPP:
-  case EROFS:
-    return false;
-  default:
-    return true;
-  }
-}
-
 auto range_sync_is_missing(int code) noexcept -> bool {
   return code == ENOSYS || code == EINVAL || code == ESPIPE || code == EOPNOTSUPP;
 }
@@ -160,6 +146,104 @@ void subtract(std::vector<os::interval>& from, os::interval hole) {
 
 } // namespace
 
+struct open_file::sync_history {
+  std::vector<os::interval> lost;     // parts of the file that failed syncs may have lost
+  std::optional<error> first_failure; // of those that have lost them
+  std::uint64_t failures = 0;         // ever
+  std::uint64_t next_ticket = 1;
+  std::vector<std::uint64_t> in_progress; // the tickets of syncs that have begun and not ended
+  std::condition_variable one_ended;
+
+  // All of the file may be lost, not only what was to be synced: the kernel tells of a page that somebody else's sync, or
+  // none, has tried to write.
+  void note(error const& failure) {
+    ++failures;
+    if (lost.empty()) {
+      first_failure = failure;
+    }
+    lost.assign(1, everything);
+  }
+};
+
+open_file::open_file(std::string_view path) noexcept : path{path} {}
+open_file::~open_file() = default;
+
+// A sync that has begun. The kernel tells of a failed write-back once for an open file, to whichever sync asks first, and
+// the others succeed: so each waits for those it has overlapped, and takes a failure of theirs for its own.
+class open_file::sync_in_progress {
+public:
+  explicit sync_in_progress(open_file& of) : of_{of} {
+    std::scoped_lock const lock{of_.mutex_};
+    if (!of_.syncs_) {
+      of_.syncs_ = std::make_unique<sync_history>();
+      of_.syncs_->lost.reserve(1); // a failure must not be forgotten for want of memory
+    }
+    auto& syncs = *of_.syncs_;
+    syncs.in_progress.push_back(syncs.next_ticket);
+    ticket_ = syncs.next_ticket++;
+    failures_before_ = syncs.failures;
+  }
+  sync_in_progress(sync_in_progress const&) = delete;
+  auto operator=(sync_in_progress const&) -> sync_in_progress& = delete;
+  ~sync_in_progress() {
+    if (ticket_ != ended) {
+      std::scoped_lock const lock{of_.mutex_};
+      leave();
+    }
+  }
+
+  // Ends the sync with what the system said of it. Without an error, from it or from one that it has overlapped,
+  // `succeeded` is called before any other sync can end.
+  template <class Succeeded>
+  [[nodiscard]] auto end(os::outcome<void> const& done, std::string_view operation,
+                         std::optional<byte_range> const& range, Succeeded succeeded) -> result<void> {
+    auto const failed = done ? std::nullopt : std::optional{of_.describe_failure(done.error(), operation, range)};
+    std::unique_lock lock{of_.mutex_};
+    auto& syncs = *of_.syncs_;
+    if (failed && of_.loses_data(done.error())) {
+      syncs.note(*failed);
+    }
+    leave();
+    syncs.one_ended.wait(lock, [&, last = syncs.next_ticket] {
+      return std::ranges::none_of(syncs.in_progress, [&](std::uint64_t other) { return other < last; });
+    });
+    if (failed) {
+      return std::unexpected(*failed);
+    }
+    if (syncs.failures != failures_before_) {
+      return std::unexpected(*syncs.first_failure);
+    }
+    succeeded(syncs);
+    return {};
+  }
+
+private:
+  static constexpr std::uint64_t ended = 0;
+
+  void leave() {
+    std::erase(of_.syncs_->in_progress, std::exchange(ticket_, ended));
+    of_.syncs_->one_ended.notify_all();
+  }
+
+  open_file& of_;
+  std::uint64_t ticket_ = ended;
+  std::uint64_t failures_before_ = 0;
+};
+
+// Whether a sync that failed so may have dropped data the kernel now takes for clean. A file system may report any code
+// that way; these few say that nothing has begun.
+auto open_file::loses_data(int code) const noexcept -> bool {
+  auto const unsupported = code == EINVAL || code == EROFS || code == EOPNOTSUPP;
+  return code != EBADF && code != ENOSYS && !(unsupported && type != os::file_type::regular);
+}
+
+auto open_file::describe_failure(int code, std::string_view operation, std::optional<byte_range> const& range) const
+    -> error {
+  return fail(code, operation, range,
+              loses_data(code) ? "the system may have dropped what it could not write; rewrite() writes it again" : "")
+      .error();
+}
+
 auto open_file::flush(durability level, os::interval part, std::span<std::byte> mapped) -> result<durability> {
   if (auto const earlier = failed_sync()) {
     return std::unexpected(*earlier);
@@ -173,62 +257,52 @@ auto open_file::flush(durability level, os::interval part, std::span<std::byte> 
   if (part.empty()) {
     return level;
   }
+  sync_in_progress sync{*this};
+  auto const synced = sync_part(level, part, mapped);
+  auto const range = part == everything ? std::nullopt : std::optional{as_range(part)};
+  if (auto const ended = sync.end(synced, "flush", range, [](auto const&) {}); !ended) {
+    return std::unexpected(ended.error());
+  }
+  return level;
+}
+
+// Makes the system call for `level`, which becomes the level reached.
+auto open_file::sync_part(durability& level, os::interval part, std::span<std::byte> mapped) const
+    -> os::outcome<void> {
   if (level == durability::started || level == durability::written) {
     auto const length = part == everything ? 0 : part.length(); // 0: to the end of the file
     auto const synced =
         retry([&] { return os::sync_range(descriptor(), part.begin, length, level == durability::written); });
-    if (synced) {
-      return level;
-    }
-    if (!range_sync_is_missing(synced.error())) {
-      return sync_failure(synced.error(), part);
+    if (synced || !range_sync_is_missing(synced.error())) {
+      return synced;
     }
     level = durability::data;
   }
-  auto const synced = retry([&] {
+  return retry([&] {
     if (level == durability::all) {
       return os::sync(descriptor());
     }
     return mapped.empty() ? os::sync_data(descriptor()) : os::sync_memory(mapped.data(), mapped.size());
   });
-  if (!synced) {
-    return sync_failure(synced.error(), mapped.empty() || level == durability::all ? everything : part);
-  }
-  return level;
 }
 
 auto open_file::failed_sync() const -> std::optional<error> {
   std::scoped_lock const lock{mutex_};
-  return first_failure_;
+  return !syncs_ || syncs_->lost.empty() ? std::nullopt : syncs_->first_failure;
 }
 
-auto open_file::sync_failure(int code, os::interval part) -> std::unexpected<error> {
-  if (!loses_data(code)) {
-    return fail(code, "flush");
-  }
-  auto const range = part == everything ? std::nullopt : std::optional{as_range(part)};
-  auto why =
-      fail(code, "flush", range, "the system may have dropped what it could not write; rewrite() writes it again");
-  std::scoped_lock const lock{mutex_};
-  if (!first_failure_) {
-    first_failure_ = why.error();
-  }
-  lost_.push_back(part);
-  return why;
-}
-
-auto open_file::sync_rewritten(os::interval part) -> result<durability> {
+auto open_file::rewrite(os::interval part, std::function<result<void>()> const& dirty) -> result<durability> {
   if (in_memory) {
     return fail(errc::not_durable, "rewrite");
   }
-  auto const synced = retry([&] { return os::sync_data(descriptor()); });
-  if (!synced) {
-    return sync_failure(synced.error(), part);
+  sync_in_progress sync{*this}; // from before the first page is dirty: another sync may meet it and fail
+  if (auto const dirtied = dirty(); !dirtied) {
+    return std::unexpected(dirtied.error());
   }
-  std::scoped_lock const lock{mutex_};
-  subtract(lost_, part);
-  if (lost_.empty()) {
-    first_failure_.reset();
+  auto const synced = retry([&] { return os::sync_data(descriptor()); });
+  auto const made_good = [&](sync_history& syncs) { subtract(syncs.lost, part); };
+  if (auto const ended = sync.end(synced, "rewrite", as_range(part), made_good); !ended) {
+    return std::unexpected(ended.error());
   }
   return durability::data;
 }
@@ -256,6 +330,80 @@ auto in_chunks(os::interval addresses, Each each) -> os::outcome<void> {
 
 } // namespace
 
+namespace {
+
+// Which property of the memory an advice sets, the last one given counting; 0 for what the system does at once.
+auto property_of(int advice) noexcept -> int {
+  using namespace os::advice_value;
+  switch (advice) {
+  case normal:
+  case random:
+  case sequential:
+    return 1;
+  case dont_fork:
+  case do_fork:
+    return 2;
+  case mergeable:
+  case unmergeable:
+    return 3;
+  case huge_page:
+  case no_huge_page:
+    return 4;
+  case dont_dump:
+  case do_dump:
+    return 5;
+  case wipe_on_fork:
+  case keep_on_fork:
+    return 6;
+  default:
+    return 0;
+  }
+}
+
+} // namespace
+
+void region::remember(int advice, os::interval pages) {
+  auto const property = property_of(advice);
+  if (property == 0) {
+    return;
+  }
+  std::scoped_lock const guard{mutex_};
+  std::erase_if(given_, [&](given_advice const& earlier) {
+    return property_of(earlier.advice) == property && pages.begin <= earlier.pages.begin &&
+           earlier.pages.end <= pages.end;
+  });
+  given_.push_back({.advice = advice, .pages = pages});
+}
+
+auto region::take_advice_of(region const& other) -> os::outcome<void> {
+  {
+    std::scoped_lock const guard{other.mutex_};
+    given_ = other.given_;
+  }
+  return repeat_advice({.begin = 0, .end = length_});
+}
+
+auto region::repeat_advice(os::interval pages) -> os::outcome<void> {
+  std::scoped_lock const guard{mutex_};
+  for (auto const& given : given_) {
+    auto const begin = std::max(given.pages.begin, pages.begin);
+    auto const end = std::min(given.pages.end, pages.end);
+    if (begin >= end) {
+      continue;
+    }
+    auto const length = static_cast<std::size_t>(end - begin);
+    if (auto const done = retry([&] { return os::advise(base_ + begin, length, given.advice); }); !done) {
+      return done;
+    }
+  }
+  return {};
+}
+
+auto region::is_locked() const -> bool {
+  std::scoped_lock const guard{mutex_};
+  return !locks_.empty();
+}
+
 auto region::lock(os::interval addresses, bool on_fault) -> os::outcome<void> {
   {
     std::scoped_lock const guard{mutex_};
@@ -270,16 +418,27 @@ auto region::lock(os::interval addresses, bool on_fault) -> os::outcome<void> {
   return done;
 }
 
+// Without memory of its own: nothing can fail here.
+
 void region::unlock(os::interval addresses) noexcept {
   std::scoped_lock const guard{mutex_};
   locks_.erase(std::ranges::find(locks_, addresses));
-  std::vector<os::interval> unheld{addresses};
-  for (auto const& other : locks_) {
-    subtract(unheld, other);
-  }
-  for (auto const& part : unheld) {
-    drop_failure(in_chunks(part, [](void* begin, std::size_t length) { return os::unlock_memory(begin, length); }),
+  for (auto at = addresses.begin; at < addresses.end;) {
+    auto const holder =
+        std::ranges::find_if(locks_, [&](os::interval const& other) { return other.begin <= at && at < other.end; });
+    if (holder != locks_.end()) {
+      at = holder->end;
+      continue;
+    }
+    auto unheld = os::interval{.begin = at, .end = addresses.end};
+    for (auto const& other : locks_) {
+      if (other.begin > at) {
+        unheld.end = std::min(unheld.end, other.begin);
+      }
+    }
+    drop_failure(in_chunks(unheld, [](void* begin, std::size_t length) { return os::unlock_memory(begin, length); }),
                  "unlock memory");
+    at = unheld.end;
   }
 }
 

@@ -6,6 +6,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -66,11 +67,32 @@ auto retry(Call call) {
 // The bytes that `range` names in something `size` bytes long; empty when it reaches outside.
 [[nodiscard]] auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval>;
 
+inline constexpr os::interval everything{.begin = 0, .end = UINT64_MAX};
+
 [[nodiscard]] constexpr auto as_range(os::interval bytes) noexcept -> byte_range {
-  return {.offset = bytes.begin, .length = static_cast<std::size_t>(bytes.length())};
+  auto const open_ended = bytes.end == everything.end;
+  return {.offset = bytes.begin, .length = open_ended ? to_end : static_cast<std::size_t>(bytes.length())};
 }
 
-inline constexpr os::interval everything{.begin = 0, .end = UINT64_MAX};
+// Undoes something at the end of the scope, whatever ends it, unless it is told to keep it.
+template <class Undo>
+class rollback {
+public:
+  inline explicit rollback(Undo undo) noexcept : undo_{std::move(undo)} {}
+  rollback(rollback const&) = delete;
+  auto operator=(rollback const&) -> rollback& = delete;
+  inline ~rollback() {
+    if (armed_) {
+      undo_();
+    }
+  }
+
+  inline void keep() noexcept { armed_ = false; }
+
+private:
+  Undo undo_;
+  bool armed_ = true;
+};
 
 // A descriptor that closes itself; a failure of that goes to the dropped-error handler.
 class unique_descriptor {
@@ -132,8 +154,8 @@ public:
   // The first failed sync that no rewrite has made good.
   [[nodiscard]] auto failed_sync() const -> std::optional<error>;
 
-  // Syncs `part` after it has been dirtied again, and takes it out of what failed syncs may have lost.
-  [[nodiscard]] auto sync_rewritten(os::interval part) -> result<durability>;
+  // Syncs `part` once `dirty` has dirtied it again, and takes it out of what failed syncs may have lost.
+  [[nodiscard]] auto rewrite(os::interval part, std::function<result<void>()> const& dirty) -> result<durability>;
 
   std::string_view const path; // ends with a NUL, which it does not count
   file_identity identity;
@@ -149,14 +171,20 @@ private:
   friend void release(open_file* object) noexcept;
   friend auto is_shared(open_file const& object) noexcept -> bool;
 
-  inline explicit open_file(std::string_view path) noexcept : path{path} {}
-  [[nodiscard]] auto sync_failure(int code, os::interval part) -> std::unexpected<error>;
+  explicit open_file(std::string_view path) noexcept;
+  class sync_in_progress;
+  struct sync_history;
+  ~open_file();
+  [[nodiscard]] auto sync_part(durability& level, os::interval part, std::span<std::byte> mapped) const
+      -> os::outcome<void>;
+  [[nodiscard]] auto loses_data(int code) const noexcept -> bool;
+  [[nodiscard]] auto describe_failure(int code, std::string_view operation,
+                                      std::optional<byte_range> const& range) const -> error;
 
   std::atomic<unsigned> owners_{1};
   unique_descriptor descriptor_;
   mutable std::mutex mutex_;
-  std::optional<error> first_failure_;
-  std::vector<os::interval> lost_; // parts of the file that failed syncs may have lost
+  std::unique_ptr<sync_history> syncs_; // from the first sync on
 };
 
 // A run of the address space that belongs to fmmap; unmapped with the last of its users.
@@ -187,6 +215,18 @@ public:
   // Leaves the first `length` bytes to somebody else.
   void give_up_front(std::size_t length) noexcept;
 
+  // Notes advice about pages, counted in bytes from the base, that goes with the memory, so that it can be given again
+  // where that is moved to.
+  void remember(int advice, os::interval pages);
+
+  // Gives the advice that another region remembers, as far as it concerns pages of this one.
+  [[nodiscard]] auto take_advice_of(region const& other) -> os::outcome<void>;
+
+  // Gives the remembered advice again, for pages that have been mapped anew.
+  [[nodiscard]] auto repeat_advice(os::interval pages) -> os::outcome<void>;
+
+  [[nodiscard]] auto is_locked() const -> bool;
+
   // Locks of overlapping parts: the system forgets all locks of a page at the first unlock, so they are counted here.
   [[nodiscard]] auto lock(os::interval addresses, bool on_fault) -> os::outcome<void>;
   void unlock(os::interval addresses) noexcept;
@@ -204,8 +244,13 @@ private:
   std::byte* base_ = nullptr;
   std::size_t length_ = 0;
   std::size_t unit_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<os::interval> locks_;
+  struct given_advice {
+    int advice;
+    os::interval pages;
+  };
+  std::vector<given_advice> given_;
 };
 
 // Whether it has more than one owner.
@@ -252,6 +297,11 @@ struct parent_directory {
 // Puts blocks behind `bytes` of a file `size` bytes long. Returns 0, or the errno of what stopped it; the size is then
 // `size` again.
 [[nodiscard]] auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int;
+
+// Clears what was stored past the end of a file, in its last page, before it grew from `old` to `size` bytes: some file
+// systems keep it, tmpfs among them, and it would show up as content. Through the descriptor and not in memory, where a
+// page without a block is SIGBUS on a full disk. Returns 0, or an errno; the size is then `old` again.
+[[nodiscard]] auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) -> int;
 
 // How much was written before an error, and the error's errno; 0 when there was none.
 struct written {

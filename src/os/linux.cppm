@@ -12,6 +12,7 @@ module;
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <linux/mman.h>
 #include <linux/openat2.h>
 #include <poll.h>
 #include <sys/file.h>
@@ -360,7 +361,7 @@ inline auto map(void* address, std::size_t length, protection access, map_flags 
   bits |= flags.stack ? MAP_STACK : 0;
   bits |= flags.populate ? MAP_POPULATE : 0;
   bits |= flags.no_reserve ? MAP_NORESERVE : 0;
-  bits |= flags.huge ? MAP_HUGETLB : 0;
+  bits |= flags.huge ? MAP_HUGETLB | MAP_HUGE_2MB : 0; // not the machine's default size
   bits |= flags.replace ? MAP_FIXED : 0;
   bits |= flags.exactly ? MAP_FIXED_NOREPLACE : 0;
   auto const placed = invoke(call::mmap, [&] { // MAP_FAILED is the address -1

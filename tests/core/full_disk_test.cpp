@@ -113,6 +113,14 @@ void fill_up(std::filesystem::path const& folder, std::uintmax_t left) {
   or_throw(ballast.allocate({.offset = size, .length = static_cast<std::size_t>(free_bytes(folder) - left)}));
 }
 
+void fill_to_the_last_block(std::filesystem::path const& folder) {
+  auto ballast = or_throw(file::open(folder / "ballast", {.access = access::read_write, .create = true}));
+  for (std::size_t step = mebibyte; step >= 1024; step /= 2) {
+    while (ballast.allocate({.offset = or_throw(ballast.size()), .length = step})) {
+    }
+  }
+}
+
 } // namespace
 
 BOOST_AUTO_TEST_SUITE(a_full_disk)
@@ -270,6 +278,22 @@ BOOST_AUTO_TEST_CASE(without_inodes_left_fails_creation_and_nothing_else) {
     (void)or_throw(f.append(bytes_of("abc")));
     or_throw(f.resize(100'000));
     found.expect(entries_in(disk) == before, "no leftover");
+  });
+}
+
+// Where there is no block behind a page, a store is SIGBUS: it must not take one to find out.
+BOOST_AUTO_TEST_CASE(is_an_error_where_the_last_page_has_no_block) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    {
+      auto sparse = or_throw(file::open(disk / "f", {.access = access::read_write, .create = true}));
+      or_throw(sparse.resize(10));
+    }
+    auto f = or_throw(fmmap::mutable_mapped_file::open_existing(disk / "f", {.reserve = mebibyte}));
+    fill_to_the_last_block(disk);
+    found.expect(fails(f.resize(20), full), "resize");
+    found.expect(f.size() == 10 && std::filesystem::file_size(disk / "f") == 10, "the size");
+    auto const rewritten = f.rewrite();
+    found.expect(!rewritten, "rewrite");
   });
 }
 

@@ -614,7 +614,8 @@ std::vector<scenario> const scenarios{
            or_throw(rewritten);
            or_throw(m.flush());
          },
-     .tolerated = {{call::msync, EIO}}, // as well as the one pretended
+     // msync as well as the one pretended; a system without MADV_POPULATE_WRITE stores at once.
+     .tolerated = {{call::msync, EIO}, {call::madvise, EINVAL}},
      .absent = {{.call = call::msync, .error = EIO, .times = 1}}},
     {.name = "sharing a part that outlives its view",
      .calls = {"mapping::share", "mapping::close"},
@@ -749,7 +750,24 @@ std::vector<scenario> const scenarios{
            or_throw(job.run());
          },
      .when_done = [](trial& t) { t.expect(t.content("data").starts_with(new_bytes), "other bytes are in the file"); },
-     .tolerated = no_allocation},
+     .tolerated = growing},
+    {.name = "discarding, protecting and rewriting a mapped file",
+     .calls = {"mutable_mapped_file::discard", "mutable_mapped_file::protect", "mutable_mapped_file::rewrite"},
+     .prepare = with_data,
+     .body =
+         [](trial& t) {
+           auto m = or_throw(mutable_mapped_file::open_existing(t / "data"));
+           auto const discarded = m.discard({.offset = 0, .length = page});
+           t.expect((m.bytes()[1] == std::byte{0}) == discarded.has_value(), "the discarded page is wrong");
+           or_throw(discarded);
+           or_throw(m.rewrite());
+           auto const closed = m.protect(access::read_only);
+           t.expect(m.writable_bytes().empty() == closed.has_value(), "the access is wrong");
+           or_throw(closed);
+           refused(m.resize(1), errc::read_only);
+           or_throw(m.close());
+         },
+     .tolerated = {{call::madvise, EINVAL}}},
     {.name = "changing a file in memory only",
      .calls = {"mutable_mapped_file::open_copy_on_write", "mutable_mapped_file::close"},
      .prepare = with_data,

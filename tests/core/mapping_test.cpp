@@ -4,9 +4,11 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <expected>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <span>
@@ -474,6 +476,118 @@ BOOST_AUTO_TEST_CASE(anonymous_memory_grows_in_place_and_what_was_cut_off_comes_
       BOOST_REQUIRE((m.bytes()[i] == std::byte{0}));
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(anonymous_memory_that_cannot_grow_stays_as_it_was_and_grows_later) {
+  for (bool const shared : {false, true}) {
+    auto m = or_throw(mapping::anonymous(page, {.shared = shared, .reserve = gibibyte}));
+    m.writable_bytes()[0] = std::byte{1};
+    {
+      armed const table;
+      seam::fail(fmmap::os::call::mprotect, ENOMEM, 1);
+      seam::fail(fmmap::os::call::mmap, ENOMEM, 1);
+      BOOST_TEST(fails(m.resize(8 * page), std::errc::not_enough_memory));
+    }
+    BOOST_TEST(m.size() == page);
+    BOOST_TEST((m.bytes()[0] == std::byte{1}));
+    or_throw(m.resize(8 * page));
+    m.writable_bytes()[8 * page - 1] = std::byte{1};
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_a_view_or_a_lock_holds_is_not_cut_off_anonymous_memory) {
+  auto m = or_throw(mapping::anonymous(3 * page));
+  m.writable_bytes()[3 * page - 1] = std::byte{1};
+  {
+    auto const kept = or_throw(m.share());
+    BOOST_TEST(fails(m.resize(page), errc::in_use));
+    BOOST_TEST((kept.bytes()[3 * page - 1] == std::byte{1}));
+    or_throw(m.resize(3 * page));
+  }
+  {
+    auto const locked = or_throw(m.lock_memory());
+    BOOST_TEST(fails(m.resize(page), errc::in_use));
+  }
+  BOOST_TEST(m.size() == 3 * page);
+  or_throw(m.resize(page));
+}
+
+// Before Linux 6.17.
+BOOST_AUTO_TEST_CASE(memory_that_the_system_cannot_move_in_one_piece_is_copied) {
+  auto m = or_throw(mapping::anonymous(8 * page));
+  std::memcpy(m.writable_bytes().data(), pattern(8 * page).data(), 8 * page);
+  armed const table;
+  seam::fail(fmmap::os::call::mremap, EFAULT, 1);
+  or_throw(m.reserve(gibibyte));
+  BOOST_TEST((text_of(m.bytes()) == pattern(8 * page)));
+  BOOST_TEST(m.capacity() >= gibibyte);
+
+  auto shared = or_throw(mapping::anonymous(page, {.shared = true}));
+  auto const* const base = shared.bytes().data();
+  seam::fail(fmmap::os::call::mremap, EFAULT, 1);
+  BOOST_TEST(fails(shared.reserve(gibibyte), std::errc::bad_address)); // a copy would no longer be shared
+  BOOST_TEST((shared.bytes().data() == base));
+}
+
+namespace {
+
+// Whether the memory at `address` has this flag of proc_pid_smaps(5).
+auto has_flag(std::byte const* address, std::string_view flag) -> bool {
+  std::ifstream maps{"/proc/self/smaps"};
+  auto inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      auto const wanted = reinterpret_cast<std::uintptr_t>(address);
+      inside = begin <= wanted && wanted < end;
+    } else if (inside && line.starts_with("VmFlags:")) {
+      return line.find(" " + std::string{flag}) != std::string::npos;
+    }
+  }
+  return false;
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(reserving_more_keeps_what_was_advised) {
+  scratch const s;
+  auto const f = open_rw(s.file("data", pattern(8 * page)));
+  auto mapped = or_throw(mapping::map(f, {.access = access::read_write}));
+  auto anonymous = or_throw(mapping::anonymous(8 * page));
+  for (auto* m : {&mapped, &anonymous}) {
+    or_throw(m->advise(fmmap::advice::dont_fork));
+    or_throw(m->advise(fmmap::advice::do_fork, {.offset = 4 * page, .length = page}));
+    or_throw(m->advise(fmmap::advice::dont_dump, {.offset = 2 * page, .length = page}));
+    auto const* const before = m->bytes().data();
+    or_throw(m->reserve(gibibyte));
+    BOOST_TEST((m->bytes().data() != before));
+    auto const* const at = m->bytes().data();
+    BOOST_TEST(has_flag(at, "dc"));
+    BOOST_TEST(!has_flag(at + 4 * page, "dc"));
+    BOOST_TEST(has_flag(at + 2 * page, "dd"));
+    BOOST_TEST(!has_flag(at + 3 * page, "dd"));
+  }
+  auto const locked = or_throw(mapped.lock_memory());
+  BOOST_TEST(fails(mapped.reserve(2 * gibibyte), errc::in_use));
+}
+
+BOOST_AUTO_TEST_CASE(huge_pages_are_preferred_for_what_is_added_too) {
+  auto m = or_throw(mapping::anonymous(page, {.reserve = 16 * huge, .page_size = fmmap::page_size::prefer_huge}));
+  if (!has_flag(m.bytes().data(), "hg")) {
+    skip("the system has no transparent huge pages");
+    return;
+  }
+  or_throw(m.resize(8 * huge));
+  BOOST_TEST(has_flag(m.bytes().data() + 7 * huge, "hg"));
+  or_throw(m.resize(huge));
+  or_throw(m.resize(8 * huge));
+  BOOST_TEST(has_flag(m.bytes().data() + 7 * huge, "hg"));
+  or_throw(m.reserve(32 * huge));
+  or_throw(m.resize(32 * huge));
+  BOOST_TEST(has_flag(m.bytes().data() + 31 * huge, "hg"));
+  auto const stack = or_throw(mapping::anonymous(8 * page, {.stack = true}));
+  BOOST_TEST(has_flag(stack.bytes().data(), "nh"));
 }
 
 BOOST_AUTO_TEST_CASE(reserving_more_moves_the_bytes_along) {

@@ -210,7 +210,7 @@ BOOST_AUTO_TEST_CASE(copy_on_write_never_reaches_the_file) {
 BOOST_AUTO_TEST_CASE(made_read_only_by_its_mapping_refuses_to_grow) {
   scratch const s;
   auto f = or_throw(mutable_mapped_file::open(s.file("f", "abc")));
-  or_throw(f.as_mapping().protect(access::read_only));
+  or_throw(f.protect(access::read_only));
   BOOST_TEST(fails(f.resize(10'000), errc::read_only));
   BOOST_TEST(fails(f.append(bytes_of("d")), errc::read_only));
   BOOST_TEST(f.write_at(0, bytes_of("X")) == 0U);

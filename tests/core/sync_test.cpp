@@ -188,7 +188,7 @@ BOOST_AUTO_TEST_CASE(goes_on_when_a_signal_interrupts_it) {
 BOOST_AUTO_TEST_CASE(that_never_began_may_be_tried_again) {
   scratch const s;
   auto f = open_rw(s.file("f", "abc"));
-  for (int const code : {EINVAL, EBADF, EROFS, ENOMEM, ENOSYS}) {
+  for (int const code : {EBADF, ENOSYS}) {
     armed const table;
     seam::fail(os::call::fdatasync, code, 1);
     auto const failed = f.sync();
