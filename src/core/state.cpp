@@ -210,7 +210,7 @@ public:
     if (failed) {
       return std::unexpected(*failed);
     }
-    if (syncs.failures != failures_before_) {
+    if (syncs.first_failure && syncs.failures != failures_before_) {
       return std::unexpected(*syncs.first_failure);
     }
     succeeded(syncs);
@@ -234,7 +234,7 @@ private:
 // that way; these few say that nothing has begun.
 auto open_file::loses_data(int code) const noexcept -> bool {
   auto const unsupported = code == EINVAL || code == EROFS || code == EOPNOTSUPP;
-  return code != EBADF && code != ENOSYS && !(unsupported && type != os::file_type::regular);
+  return code != EBADF && code != ENOSYS && (type == os::file_type::regular || !unsupported);
 }
 
 auto open_file::describe_failure(int code, std::string_view operation, std::optional<byte_range> const& range) const
