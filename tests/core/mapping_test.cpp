@@ -1,28 +1,42 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
+#include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
+#include <cinttypes>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <expected>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
 
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/mounts.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
@@ -56,6 +70,28 @@ auto open_rw(std::filesystem::path const& path) -> file {
 }
 
 auto address_of(std::byte const* p) -> std::uintptr_t { return reinterpret_cast<std::uintptr_t>(p); }
+
+// Whether the file has pages that are not yet written; one on tmpfs never does.
+auto counts_dirty_pages(file const& of) -> bool {
+  struct statfs system{};
+  return ::fstatfs(of.native_handle(), &system) == 0 && system.f_type != TMPFS_MAGIC;
+}
+
+// Whether the system's flags of the memory at `p`, as /proc/self/smaps has them, hold this one.
+auto has_vm_flag(std::byte const* p, std::string_view flag) -> bool {
+  std::ifstream smaps{"/proc/self/smaps"};
+  bool here = false;
+  for (std::string line; std::getline(smaps, line);) {
+    std::uintptr_t begin = 0;
+    std::uintptr_t end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2) {
+      here = begin <= address_of(p) && address_of(p) < end;
+    } else if (here && line.starts_with("VmFlags:")) {
+      return (line + ' ').find(' ' + std::string{flag} + ' ') != std::string::npos;
+    }
+  }
+  throw std::runtime_error("no flags of this address");
+}
 
 } // namespace
 
@@ -141,15 +177,79 @@ BOOST_AUTO_TEST_CASE(ranges_past_4_gib_of_a_sparse_file_map_and_write_where_they
   scratch const s;
   auto f = or_throw(file::create_new(s / "sparse"));
   auto const far = (std::uint64_t{5} << 30) + 123;
-  or_throw(f.resize(far + 1000));
-  auto m = or_throw(mapping::map(f, {.access = access::read_write, .range = {.offset = far, .length = 1000}}));
+  auto const near = far - (std::uint64_t{1} << 32); // where numbers of 32 bits would lead
+  auto const content = pattern(5 * page);
+  or_throw(f.write_at(near, bytes_of(content)));
+  or_throw(f.write_at(far, bytes_of(content)));
+  auto const at = [&](std::uint64_t offset) {
+    std::string bytes(content.size(), '\0');
+    BOOST_TEST(or_throw(f.read_at(offset, std::as_writable_bytes(std::span{bytes}))) == content.size());
+    return bytes;
+  };
+
+  auto m =
+      or_throw(mapping::map(f, {.access = access::read_write, .range = {.offset = far, .length = content.size()}}));
+  BOOST_TEST((text_of(m.bytes()) == content));
   m.writable_bytes()[999] = std::byte{7};
-  std::array<std::byte, 1> last{};
-  BOOST_TEST(or_throw(f.read_at(far + 999, last)) == 1U);
-  BOOST_TEST((last[0] == std::byte{7}));
+  auto expected = content;
+  expected[999] = 7;
+  BOOST_TEST((at(far) == expected));
   BOOST_TEST((or_throw(m.flush({.offset = 990, .length = 10})) == fmmap::durability::data));
-  BOOST_TEST((or_throw(m.advise(fmmap::advice::will_need)), true));
-  or_throw(m.discard(fmmap::whole));
+  BOOST_TEST((or_throw(m.flush(fmmap::whole, fmmap::durability::written)) == fmmap::durability::written));
+  BOOST_TEST((or_throw(or_throw(m.stage_flush({.offset = 990, .length = 10})).run()) == fmmap::durability::data));
+  BOOST_TEST((or_throw(m.rewrite({.offset = page, .length = page})) == fmmap::durability::data));
+  or_throw(m.advise(fmmap::advice::will_need));
+  {
+    auto const held = or_throw(m.lock_memory({.offset = page, .length = page}));
+    BOOST_TEST((held.bytes().data() == m.bytes().data() + page - 123));
+    BOOST_TEST(or_throw(m.residency({.offset = page, .length = page})).resident_bytes == 2 * page);
+  }
+  or_throw(m.flush());
+  m.writable_bytes()[3 * page] = std::byte{7};
+  expected[3 * page] = 7;
+  if (auto const found = or_throw(m.residency()); found.dirty_known && counts_dirty_pages(f)) {
+    BOOST_TEST(found.dirty_bytes > 0U);
+  }
+  or_throw(m.flush({.offset = 3 * page, .length = 1}));
+  if (auto const found = or_throw(m.residency()); found.dirty_known) {
+    BOOST_TEST(found.dirty_bytes == 0U);
+  }
+
+  or_throw(m.discard({.offset = page, .length = 3 * page})); // two of its pages are wholly inside
+  std::fill_n(expected.begin() + 2 * page - 123, 2 * page, '\0');
+  BOOST_TEST((text_of(m.bytes()) == expected));
+  BOOST_TEST((at(far) == expected));
+  BOOST_TEST((at(near) == content));
+}
+
+BOOST_AUTO_TEST_CASE(one_mapping_of_more_than_4_gib_reaches_every_part_of_it) {
+  if (sanitized) {
+    skip("the page tables of a sanitizer's shadow memory make this slow");
+    return;
+  }
+  scratch const s;
+  auto f = or_throw(file::create_new(s / "sparse"));
+  auto const far = (std::uint64_t{1} << 32) + 2 * page;
+  auto const content = pattern(4 * page);
+  or_throw(f.write_at(2 * page, bytes_of(content)));
+  or_throw(f.write_at(far, bytes_of(content)));
+  auto m = or_throw(mapping::map(f, {.access = access::read_write}));
+  BOOST_TEST((text_of(or_throw(m.bytes({.offset = far, .length = 4 * page}))) == content));
+  BOOST_TEST((text_of(or_throw(m.share({.offset = far + 5})).bytes()) == std::string_view{content}.substr(5)));
+  auto const held = or_throw(m.lock_memory({.offset = far + page, .length = page}));
+  BOOST_TEST((held.bytes().data() == m.bytes().data() + far + page));
+  BOOST_TEST(or_throw(m.residency({.offset = far, .length = 4 * page})).resident_bytes == 4 * page);
+  or_throw(m.discard({.offset = far + page, .length = 2 * page}));
+  auto expected = content;
+  std::fill_n(expected.begin() + page, 2 * page, '\0');
+  BOOST_TEST((text_of(m.bytes().subspan(far, 4 * page)) == expected));
+  BOOST_TEST((text_of(m.bytes().subspan(2 * page, 4 * page)) == content));
+  m.writable_bytes()[far] = std::byte{7};
+  BOOST_TEST((or_throw(m.rewrite({.offset = far, .length = 1})) == fmmap::durability::data));
+  BOOST_TEST((or_throw(or_throw(m.stage_flush({.offset = far, .length = 1})).run()) == fmmap::durability::data));
+  or_throw(m.resize(far + 1));
+  BOOST_TEST(m.bytes().size() == far + 1);
+  BOOST_TEST((m.bytes().back() == std::byte{7}));
 }
 
 BOOST_AUTO_TEST_CASE(a_file_opened_for_reading_maps_copy_on_write_but_not_for_writing) {
@@ -264,6 +364,186 @@ BOOST_AUTO_TEST_CASE(huge_pages_are_used_or_refused_as_asked) {
   or_throw(required->close());
 }
 
+BOOST_AUTO_TEST_CASE(required_huge_pages_at_an_address_between_two_of_them_are_refused) {
+  auto const spare = or_throw(mapping::anonymous(4 * huge, {.no_reserve = true}));
+  auto const gap = (huge - address_of(spare.bytes().data()) % huge) % huge;
+  for (auto const off : {page, huge / 2, huge - page}) {
+    auto* const address = reinterpret_cast<std::byte*>(address_of(spare.bytes().data()) + gap + off);
+    BOOST_TEST(fails(mapping::anonymous(huge, {.page_size = fmmap::page_size::require_huge, .address = address}),
+                     errc::invalid_options));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(preferred_huge_pages_are_asked_of_the_system) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage/enabled")) {
+    skip("the system has no transparent huge pages");
+    return;
+  }
+  scratch const s;
+  auto const f = open_rw(s.file("data", pattern(8 * page)));
+  auto const prefer = fmmap::page_size::prefer_huge;
+  auto const plain = or_throw(mapping::anonymous(4 * huge));
+  BOOST_TEST(!has_vm_flag(plain.bytes().data(), "hg"));
+  auto const memory = or_throw(mapping::anonymous(4 * huge, {.page_size = prefer}));
+  BOOST_TEST(has_vm_flag(memory.bytes().data(), "hg"));
+  BOOST_TEST(has_vm_flag(memory.bytes().data() + 4 * huge - 1, "hg"));
+  auto const of_file = or_throw(mapping::map(f, {.access = access::read_write, .page_size = prefer}));
+  BOOST_TEST(has_vm_flag(of_file.bytes().data(), "hg"));
+  auto const plain_file = or_throw(mapping::map(f, {.access = access::read_write}));
+  BOOST_TEST(!has_vm_flag(plain_file.bytes().data(), "hg"));
+}
+
+BOOST_AUTO_TEST_CASE(preferred_huge_pages_stay_so_when_a_file_grows_and_its_mapping_moves) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage/enabled")) {
+    skip("the system has no transparent huge pages");
+    return;
+  }
+  scratch const s;
+  auto f = open_rw(s.file("data", pattern(page)));
+  auto m = or_throw(
+      mapping::map(f, {.access = access::read_write, .reserve = 8 * huge, .page_size = fmmap::page_size::prefer_huge}));
+  or_throw(f.resize(4 * huge));
+  or_throw(m.resize(4 * huge));
+  BOOST_TEST(has_vm_flag(m.bytes().data(), "hg"));
+  BOOST_TEST(has_vm_flag(m.bytes().data() + 4 * huge - 1, "hg"));
+  or_throw(m.reserve(64 * huge));
+  BOOST_TEST(has_vm_flag(m.bytes().data(), "hg"));
+  BOOST_TEST(has_vm_flag(m.bytes().data() + 4 * huge - 1, "hg"));
+}
+
+BOOST_AUTO_TEST_CASE(the_system_puts_no_huge_page_into_a_stack) {
+  if (!std::filesystem::exists("/sys/kernel/mm/transparent_hugepage/enabled")) {
+    skip("the system has no transparent huge pages");
+    return;
+  }
+  BOOST_TEST(!has_vm_flag(or_throw(mapping::anonymous(4 * huge)).bytes().data(), "nh"));
+  auto m = or_throw(mapping::anonymous(2 * huge, {.stack = true, .reserve = 8 * huge}));
+  BOOST_TEST(has_vm_flag(m.bytes().data(), "nh"));
+  BOOST_TEST(has_vm_flag(m.bytes().data() + 2 * huge - 1, "nh"));
+  or_throw(m.resize(4 * huge));
+  BOOST_TEST(has_vm_flag(m.bytes().data() + 4 * huge - 1, "nh"));
+  or_throw(m.reserve(16 * huge));
+  or_throw(m.resize(16 * huge));
+  BOOST_TEST(has_vm_flag(m.bytes().data() + 4 * huge - 1, "nh"));
+  BOOST_TEST(has_vm_flag(m.bytes().data() + 16 * huge - 1, "nh"));
+}
+
+BOOST_AUTO_TEST_CASE(what_cannot_be_mapped_is_an_error) {
+  scratch const s;
+  BOOST_REQUIRE(::mkfifo((s / "fifo").c_str(), 0600) == 0);
+  std::array<int, 2> sockets{};
+  BOOST_REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, sockets.data()) == 0);
+  auto const fifo = or_throw(file::open(s / "fifo", {.access = access::read_write, .any_type = true}));
+  auto const folder = or_throw(file::open(s.folder(), {.any_type = true}));
+  auto const socket = or_throw(file::adopt(sockets[0], "a socket", true));
+  auto const before = maps_count();
+  for (auto const* const f : {&fifo, &folder, &socket}) {
+    for (auto const wanted : {access::read_only, access::read_write, access::copy_on_write}) {
+      for (byte_range const range : {fmmap::whole, byte_range{.offset = 0, .length = page}}) {
+        for (std::size_t const reserve : {std::size_t{0}, 16 * page}) {
+          if (range == fmmap::whole && reserve == 0) {
+            continue; // nothing to map
+          }
+          auto const m = mapping::map(*f, {.access = wanted, .range = range, .reserve = reserve});
+          BOOST_TEST_CONTEXT(f->path() << " access " << static_cast<int>(wanted) << " range " << range.offset << " "
+                                       << range.length << " reserve " << reserve) {
+            BOOST_TEST(!m.has_value());
+          }
+        }
+      }
+    }
+  }
+  BOOST_TEST(maps_count() == before);
+  ::close(sockets[1]);
+}
+
+BOOST_AUTO_TEST_CASE(the_last_offsets_that_a_file_can_have_map_or_are_errors) {
+  auto f = or_throw(file::in_memory("huge"));
+  constexpr auto last = std::uint64_t{INT64_MAX}; // the largest size of a file
+  auto const content = pattern(page);
+  auto const resized = f.resize(last);
+  if (fails(resized, std::errc::file_too_large)) {
+    skip("files in memory cannot be that large here");
+    return;
+  }
+  or_throw(resized);
+  constexpr auto last_page = last - (page - 1);
+  auto m =
+      or_throw(mapping::map(f, {.access = access::read_write, .range = {.offset = last_page - page, .length = page}}));
+  BOOST_TEST(m.file_offset() == last_page - page);
+  std::memcpy(m.writable_bytes().data(), content.data(), page);
+  std::string got(page, '\0');
+  BOOST_TEST(or_throw(f.read_at(last_page - page, std::as_writable_bytes(std::span{got}))) == page);
+  BOOST_TEST((got == content));
+
+  // A page that ends past the largest offset cannot be mapped: with its last byte the file would be one byte too large.
+  for (std::size_t const reserve : {std::size_t{0}, page, 16 * page}) {
+    BOOST_TEST_CONTEXT("reserve " << reserve) {
+      BOOST_TEST(
+          fails(mapping::map(f, {.range = {.offset = last_page}, .reserve = reserve}), std::errc::value_too_large));
+      BOOST_TEST(fails(mapping::map(f, {.range = {.offset = last - 1, .length = 1}, .reserve = reserve}),
+                       std::errc::value_too_large));
+      BOOST_TEST(fails(mapping::map(f, {.range = {.offset = last_page - page}, .reserve = reserve}),
+                       std::errc::value_too_large));
+    }
+  }
+  BOOST_TEST(fails(mapping::map(f, {.range = {.offset = last_page - page, .length = page}, .reserve = 16 * page}),
+                   std::errc::value_too_large));
+  BOOST_TEST(fails(m.reserve(16 * page), std::errc::value_too_large));
+  BOOST_TEST((text_of(m.bytes()) == content));
+  BOOST_TEST(or_throw(mapping::map(f, {.range = {.offset = last}})).empty());
+  BOOST_TEST(fails(mapping::map(f, {.range = {.offset = last, .length = 1}}), errc::out_of_range));
+  BOOST_TEST(fails(mapping::map(f, {.range = {.offset = last + 1, .length = 0}}), errc::out_of_range));
+  BOOST_TEST(fails(mapping::map(f), std::errc::not_enough_memory));
+
+  or_throw(m.advise(fmmap::advice::will_need));
+  BOOST_TEST(or_throw(m.residency()).resident_bytes == page);
+  BOOST_TEST(or_throw(m.lock_memory()).bytes().size() == page);
+  BOOST_TEST(fails(m.flush({.offset = 1, .length = 1}), errc::not_durable));
+  or_throw(m.discard(fmmap::whole));
+  BOOST_TEST((text_of(m.bytes()) == std::string(page, '\0')));
+  or_throw(m.close());
+}
+
+BOOST_AUTO_TEST_CASE(bytes_at_the_last_offsets_that_a_file_can_have_are_read_and_written) {
+  auto f = or_throw(file::in_memory("huge"));
+  constexpr auto last = std::uint64_t{INT64_MAX};
+  if (!f.resize(last)) {
+    skip("files in memory cannot be that large here");
+    return;
+  }
+  or_throw(f.write_at(last - 3, bytes_of("abc")));
+  std::array<std::byte, 8> out{};
+  auto const three = std::span{out}.first(3);
+  BOOST_TEST(or_throw(f.read_at(last - 3, three)) == 3U);
+  BOOST_TEST(text_of(three) == "abc");
+  BOOST_TEST(or_throw(f.read_at(last, {})) == 0U);
+
+  auto const too_long = f.write_at(last - 2, bytes_of("ABCDE"));
+  BOOST_REQUIRE(fails(too_long, std::errc::file_too_large));
+  auto const unwritten = too_long.error().range();
+  BOOST_REQUIRE((unwritten && unwritten->offset + unwritten->length == last + 3));
+  BOOST_TEST(or_throw(f.read_at(last - 3, three)) == 3U);
+  auto const count = static_cast<std::size_t>(unwritten->offset - (last - 2)); // what the error does not name
+  BOOST_TEST(text_of(three) ==
+             std::string{"a"} + std::string{"ABCDE"}.substr(0, count) + std::string{"bc"}.substr(count));
+  for (auto const offset : {last + 1, UINT64_MAX - 2, UINT64_MAX}) {
+    BOOST_TEST_CONTEXT(offset) {
+      BOOST_TEST(!f.write_at(offset, bytes_of("x")).has_value());
+      auto const read = f.read_at(offset, out);
+      BOOST_TEST((!read.has_value() || *read == 0));
+      BOOST_TEST(!f.resize(offset).has_value());
+      BOOST_TEST(!f.allocate({.offset = offset, .length = 1}).has_value());
+    }
+  }
+  BOOST_TEST(or_throw(f.size()) == last);
+  or_throw(f.punch_hole({.offset = last - 2, .length = 100}));
+  BOOST_TEST(or_throw(f.read_at(last - 3, three)) == 3U);
+  BOOST_TEST((text_of(three) == std::string_view{"a\0\0", 3}));
+  or_throw(f.resize(10));
+  BOOST_TEST(or_throw(f.size()) == 10U);
+}
+
 BOOST_AUTO_TEST_CASE(an_exhausted_address_space_is_an_error) {
   if (sanitized) {
     skip("a sanitizer has taken more address space than the limit");
@@ -276,6 +556,196 @@ BOOST_AUTO_TEST_CASE(an_exhausted_address_space_is_an_error) {
                found.expect(fails(mapping::anonymous(page, {.reserve = large}), std::errc::not_enough_memory),
                             "4 GiB were reserved");
                found.expect(mapping::anonymous(page).has_value(), "a page cannot be mapped");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(a_reserve_that_the_address_space_does_not_hold_is_an_error_and_the_view_stays) {
+  if (sanitized) {
+    skip("a sanitizer has taken more address space than the limit");
+    return;
+  }
+  scratch const s;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto const f = open_rw(s.file("data", pattern(3 * page)));
+               auto of_file = or_throw(mapping::map(f, {.access = access::read_write, .reserve = 8 * page}));
+               auto memory = or_throw(mapping::anonymous(3 * page));
+               std::memcpy(memory.writable_bytes().data(), pattern(3 * page).data(), 3 * page);
+               limit(RLIMIT_AS, std::size_t{2} << 30);
+               auto const before = maps_count();
+               for (auto* const m : {&of_file, &memory}) {
+                 auto const* const data = m->bytes().data();
+                 auto const capacity = m->capacity();
+                 found.expect(fails(m->reserve(std::size_t{4} << 30), std::errc::not_enough_memory),
+                              "4 GiB were reserved");
+                 found.expect(m->bytes().data() == data && m->capacity() == capacity, "the view moved");
+                 found.expect(text_of(m->bytes()) == pattern(3 * page), "the bytes changed");
+                 m->writable_bytes()[0] = m->bytes()[0];
+                 or_throw(m->resize(page));
+                 or_throw(m->resize(3 * page));
+                 or_throw(m->reserve(std::size_t{64} << 20)); // there is room for less
+               }
+               found.expect(maps_count() <= before + 2, "something stays mapped");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(exhausted_mappings_are_an_error_and_what_is_mapped_stays) {
+  std::size_t most = 0;
+  std::ifstream{"/proc/sys/vm/max_map_count"} >> most;
+  if (sanitized || most == 0 || most > 200'000) {
+    skip(sanitized ? "a sanitizer needs mappings of its own" : "the system allows more mappings than can be made here");
+    return;
+  }
+  scratch const s;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto const f = open_rw(s.file("data", pattern(3 * page)));
+               auto of_file = or_throw(mapping::map(f, {.access = access::read_write}));
+               auto memory = or_throw(mapping::anonymous(3 * page));
+               std::memcpy(memory.writable_bytes().data(), pattern(3 * page).data(), 3 * page);
+               auto closed = or_throw(mapping::map(f));
+               auto locked = or_throw(mapping::anonymous(3 * page, {.shared = true}));
+               // Three pages that the system has as one mapping, and closing the middle one would make two of.
+               std::array<mapping, 3> neighbours;
+               {
+                 auto spare = or_throw(mapping::anonymous(5 * page));
+                 auto* const begin = spare.writable_bytes().data() + page;
+                 or_throw(spare.close());
+                 for (std::size_t i = 0; i < 3; ++i) {
+                   neighbours[i] = or_throw(mapping::anonymous(page, {.address = begin + i * page}));
+                   neighbours[i].writable_bytes()[0] = std::byte{1};
+                 }
+               }
+
+               auto const length = 2 * most * page;
+               auto* const many = static_cast<std::byte*>(
+                   ::mmap(nullptr, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+               found.expect(many != MAP_FAILED, "no memory to make many mappings of");
+               std::size_t split = 0;
+               while (split < length && ::mprotect(many + split, page, PROT_READ | PROT_WRITE) == 0) {
+                 split += 2 * page;
+               }
+               found.expect(errno == ENOMEM, "the mappings are not exhausted");
+               std::vector<void*> more; // mmap goes on a little longer than mprotect
+               more.reserve(100);
+               while (more.size() < 100) {
+                 auto* const one = ::mmap(nullptr, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+                 if (one == MAP_FAILED) {
+                   break;
+                 }
+                 more.push_back(one);
+               }
+               found.expect(more.size() < 100, "mappings can still be made");
+
+               auto const out_of_memory = [](auto const& outcome) {
+                 return fails(outcome, std::errc::not_enough_memory);
+               };
+               found.expect(out_of_memory(mapping::map(f)), "a file was mapped");
+               found.expect(out_of_memory(mapping::map(f, {.reserve = 8 * page})), "a file was mapped with a reserve");
+               found.expect(out_of_memory(mapping::anonymous(page, {.shared = true})), "memory was mapped");
+               found.expect(out_of_memory(mapping::anonymous(page, {.reserve = 8 * page})), "memory was reserved");
+               found.expect(out_of_memory(of_file.reserve(gibibyte)), "a file was moved");
+               found.expect(out_of_memory(memory.reserve(gibibyte)), "memory was moved");
+               found.expect(!of_file.advise(fmmap::advice::dont_fork, {.offset = page, .length = 1}),
+                            "advice has split a mapping");
+               found.expect(!locked.lock_memory({.offset = page, .length = 1}), "a lock has split a mapping");
+               found.expect(text_of(of_file.bytes()) == pattern(3 * page), "the file's bytes changed");
+               found.expect(text_of(memory.bytes()) == pattern(3 * page), "the memory's bytes changed");
+               of_file.writable_bytes()[0] = of_file.bytes()[0];
+               found.expect(or_throw(of_file.flush({.offset = 0, .length = 1})) == fmmap::durability::data, "no flush");
+               or_throw(of_file.protect(access::read_only)); // splits nothing
+               found.expect(of_file.access() == access::read_only, "the access did not change");
+               or_throw(closed.close());
+               found.expect(out_of_memory(neighbours[1].close()), "an unmap that failed was not reported");
+               found.expect(neighbours[0].bytes()[0] == std::byte{1} && neighbours[2].bytes()[0] == std::byte{1},
+                            "the neighbours changed");
+
+               ::munmap(many, length);
+               or_throw(of_file.protect(access::read_write));
+               or_throw(of_file.reserve(gibibyte));
+               or_throw(memory.reserve(gibibyte));
+               found.expect(text_of(memory.bytes()) == pattern(3 * page), "moving changed the memory");
+               found.expect(text_of(of_file.bytes()) == pattern(3 * page), "moving changed the file");
+               (void)or_throw(locked.lock_memory({.offset = page, .length = 1}));
+               for (auto* const m : {&of_file, &memory, &locked, neighbours.data(), &neighbours[2]}) {
+                 or_throw(m->close());
+               }
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(near_the_last_mapping_a_call_works_or_leaves_nothing) {
+  std::size_t most = 0;
+  std::ifstream{"/proc/sys/vm/max_map_count"} >> most;
+  if (sanitized || most == 0 || most > 200'000) {
+    skip(sanitized ? "a sanitizer needs mappings of its own" : "the system allows more mappings than can be made here");
+    return;
+  }
+  scratch const s;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto const f = open_rw(s.file("data", pattern(3 * page)));
+               auto const length = 2 * most * page;
+               auto* const many = static_cast<std::byte*>(
+                   ::mmap(nullptr, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+               std::size_t split = 0;
+               while (split < length && ::mprotect(many + split, page, PROT_READ | PROT_WRITE) == 0) {
+                 split += 2 * page;
+               }
+               int done = 0;
+               for (std::size_t room = 0; room < 10; ++room) { // two more mappings each time
+                 auto const before = maps_count();
+                 for (int which = 0; which < 4; ++which) {
+                   auto made = which == 0   ? mapping::map(f, {.access = access::read_write, .reserve = 8 * page})
+                               : which == 1 ? mapping::map(f, {.access = access::copy_on_write})
+                               : which == 2 ? mapping::anonymous(3 * page, {.reserve = 8 * page})
+                                            : mapping::anonymous(3 * page, {.shared = true});
+                   if (made) {
+                     ++done;
+                     auto const all = std::string{text_of(made->bytes())};
+                     auto const moved = which == 1 || made->reserve(64 * page).has_value();
+                     found.expect(text_of(made->bytes()) == all, "the bytes changed");
+                     found.expect(moved || made->capacity() < 64 * page, "a failed reserve tells a capacity");
+                     or_throw(made->close());
+                   } else {
+                     found.expect(made.error() == std::errc::not_enough_memory, made.error().message());
+                   }
+                 }
+                 auto const after = maps_count();
+                 found.expect(after == before, "with room for " + std::to_string(2 * room) + " the calls leave " +
+                                                   std::to_string(after - before));
+                 split -= 2 * page;
+                 ::mprotect(many + split, page, PROT_READ);
+               }
+               found.expect(done >= 20, "too few calls worked");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(code_on_a_file_system_without_execution_is_refused_and_the_access_stays) {
+  scratch const s;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               if (auto const problem = own_mounts(); !problem.empty()) {
+                 found.skip("a file system without execution: " + problem);
+                 return;
+               }
+               if (::mount("none", s.folder().c_str(), "tmpfs", MS_NOEXEC, nullptr) != 0) {
+                 found.skip(std::string{"a file system without execution: "} + std::strerror(errno));
+                 return;
+               }
+               auto const f = open_rw(s.file("code", pattern(page)));
+               auto const mapped = mapping::map(f, {.executable = true});
+               found.expect(fails(mapped, std::errc::operation_not_permitted), "code was mapped");
+               found.expect(!mapped && mapped.error().path() == (s / "code").native(), "the error does not name it");
+               found.expect(fails(mapping::map(f, {.executable = true, .reserve = 8 * page}),
+                                  std::errc::operation_not_permitted),
+                            "code was mapped with a reserve");
+               for (auto const wanted : {access::read_only, access::read_write, access::copy_on_write}) {
+                 auto m = or_throw(mapping::map(f, {.access = wanted}));
+                 found.expect(fails(m.protect(access::read_only, true), std::errc::permission_denied),
+                              "code may be run");
+                 found.expect(!m.is_executable(), "it says it is executable");
+                 found.expect(m.access() == wanted, "the access is another");
+                 found.expect(text_of(m.bytes()) == pattern(page), "the bytes are others");
+                 if (wanted != access::read_only) {
+                   m.writable_bytes()[0] = m.bytes()[0]; // may still be written
+                 }
+               }
              }) == "");
 }
 
@@ -771,8 +1241,8 @@ BOOST_AUTO_TEST_CASE(tells_what_is_resident_and_what_is_not_yet_written) {
   or_throw(f.sync());
   auto m = or_throw(mapping::map(f, {.access = access::read_write}));
   auto const clean = or_throw(m.residency());
-  if (!clean.dirty_known) {
-    skip("the system has no cachestat");
+  if (!clean.dirty_known || !counts_dirty_pages(f)) {
+    skip(clean.dirty_known ? "a file in memory has no dirty pages" : "the system has no cachestat");
     return;
   }
   BOOST_TEST(clean.dirty_bytes == 0U);
