@@ -1271,3 +1271,363 @@ BOOST_AUTO_TEST_CASE(counts_ranges_larger_than_one_call_asks_for) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_mapping_of_a_file_that_somebody_made_shorter)
+
+namespace {
+
+constexpr std::size_t left = 2 * page + 100;
+
+// A mapping of eight pages, of which the file still has two and a hundred bytes.
+struct shortened {
+  scratch s;
+  mapping m;
+
+  explicit shortened(fmmap::access wanted, std::size_t reserve = 0)
+      : m{or_throw(mapping::map(open_rw(s.file("data", pattern(8 * page))), {.access = wanted, .reserve = reserve}))} {
+    or_throw(open_rw(s / "data").resize(left));
+  }
+};
+
+constexpr std::array every_access{access::read_only, access::read_write, access::copy_on_write};
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(reads_zero_in_the_rest_of_the_last_page_and_raises_sigbus_past_it) {
+  for (auto const wanted : every_access) {
+    shortened t{wanted};
+    BOOST_TEST((text_of(t.m.bytes().first(left)) == pattern(8 * page).substr(0, left)));
+    BOOST_TEST((text_of(t.m.bytes().subspan(left, 3 * page - left)) == std::string(3 * page - left, '\0')));
+    for (std::size_t const at : {3 * page, 5 * page + 1, 8 * page - 1}) {
+      auto const* const lost = static_cast<std::byte const volatile*>(t.m.bytes().data() + at);
+      BOOST_TEST(dies_of(SIGBUS, [&] { (void)*lost; }));
+      if (wanted != access::read_only) {
+        auto* const stored_to = static_cast<std::byte volatile*>(t.m.writable_bytes().data() + at);
+        BOOST_TEST(dies_of(SIGBUS, [&] { *stored_to = std::byte{1}; }));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(answers_every_question_and_request_without_a_signal) {
+  for (auto const wanted : every_access) {
+    for (std::size_t const reserve : {std::size_t{0}, 64 * page}) {
+      shortened t{wanted, reserve};
+      auto const problems = found_in_child([&](findings& found) {
+        ::signal(SIGBUS, SIG_DFL); // the test framework's handler would go on in the child
+        auto& m = t.m;
+        auto const shared_file = wanted != access::copy_on_write;
+        for (auto const& range :
+             {fmmap::whole, byte_range{.offset = 4 * page, .length = page}, byte_range{.offset = 8 * page, .length = 0},
+              byte_range{.offset = page, .length = 1}}) {
+          for (int value = 0; value <= static_cast<int>(fmmap::advice::unmergeable); ++value) {
+            (void)m.advise(static_cast<fmmap::advice>(value), range).has_value();
+          }
+          (void)m.lock_memory(range).has_value();
+          (void)m.lock_memory(range, {.on_fault = true}).has_value();
+          found.expect(m.residency(range).has_value(), "no residency");
+          found.expect(m.share(range).has_value(), "no part can be shared");
+          found.expect(m.bytes(range).has_value(), "no part can be viewed");
+          for (auto const level : {fmmap::durability::none, fmmap::durability::started, fmmap::durability::written,
+                                   fmmap::durability::data, fmmap::durability::all}) {
+            found.expect(m.flush(range, level).has_value() == shared_file, "a flush");
+            auto job = m.stage_flush(range, level);
+            found.expect(job.has_value() == shared_file, "a staged flush");
+            found.expect(!job || job->run().has_value(), "running a staged flush");
+          }
+        }
+        found.expect(
+            fails(m.advise(fmmap::advice::populate_read, {.offset = 4 * page, .length = 1}), std::errc::bad_address),
+            "bytes that are gone were brought in");
+        found.expect(!m.lock_memory({.offset = 4 * page, .length = 1}).has_value(), "bytes that are gone were locked");
+        found.expect(status_field("VmLck:") == 0, "something stays locked");
+        found.expect(text_of(m.bytes().first(left)) == pattern(8 * page).substr(0, left), "the bytes changed");
+        found.expect(m.discard({.offset = 4 * page, .length = 2 * page}).has_value(), "a discard past the end");
+        found.expect(m.discard({.offset = page, .length = 7 * page}).has_value(), "a discard across the end");
+        if (shared_file) {
+          found.expect(text_of(m.bytes().first(3 * page)) ==
+                           pattern(8 * page).substr(0, page) + std::string(2 * page, '\0'),
+                       "a discard missed its pages");
+        }
+        found.expect(m.protect(access::read_only).has_value(), "it cannot be protected");
+        found.expect(m.protect(access::read_only, true).has_value(), "it cannot be made executable");
+        found.expect(m.protect(wanted).has_value(), "the protection cannot be taken back");
+        if (shared_file) {
+          found.expect(m.reserve(1024 * page).has_value(), "it cannot move");
+          found.expect(text_of(m.bytes().first(page)) == pattern(page), "moving changed the bytes");
+        }
+        found.expect(fails(m.resize(8 * page + 1),
+                           reserve == 0 && !shared_file ? errc::reservation_exceeded : errc::out_of_range),
+                     "it grew past the end of the file");
+        found.expect(m.resize(page).has_value() && m.size() == page, "it cannot be made as short as the file");
+        found.expect(fails(m.resize(4 * page), errc::out_of_range), "it grew past the shorter file");
+        found.expect(m.resize(left).has_value(), "it cannot grow to the end of the file");
+        found.expect(m.close().has_value(), "it cannot be closed");
+      });
+      BOOST_TEST_CONTEXT("access " << static_cast<int>(wanted) << " reserve " << reserve) {
+        BOOST_TEST(problems == "");
+      }
+      BOOST_TEST(std::filesystem::file_size(t.s / "data") == left); // a discard does not make it longer
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(shows_the_bytes_again_when_the_file_is_long_enough_again) {
+  for (auto const wanted : every_access) {
+    shortened t{wanted};
+    auto f = open_rw(t.s / "data");
+    or_throw(f.resize(8 * page));
+    BOOST_TEST((t.m.bytes()[5 * page] == std::byte{0}));
+    or_throw(f.write_at(5 * page, bytes_of("again")));
+    BOOST_TEST(text_of(or_throw(t.m.bytes({.offset = 5 * page, .length = 5}))) == "again");
+    BOOST_TEST((t.m.bytes()[8 * page - 1] == std::byte{0}));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_mapping_in_a_forked_child)
+
+BOOST_AUTO_TEST_CASE(shares_its_bytes_with_the_parent_or_has_its_own_as_its_access_says) {
+  scratch const s;
+  auto const path = s.file("data", pattern(2 * page));
+  auto const f = open_rw(path);
+  auto shared_file = or_throw(mapping::map(f, {.access = access::read_write}));
+  auto cow = or_throw(mapping::map(f, {.access = access::copy_on_write, .range = {.offset = page}}));
+  auto shared_memory = or_throw(mapping::anonymous(page, {.shared = true}));
+  auto own_memory = or_throw(mapping::anonymous(page));
+  cow.writable_bytes()[0] = own_memory.writable_bytes()[0] = std::byte{1}; // before the fork: both have it
+  BOOST_TEST(found_in_child([&](findings& found) {
+               found.expect(cow.bytes()[0] == std::byte{1}, "the child does not have the parent's copy");
+               found.expect(own_memory.bytes()[0] == std::byte{1}, "the child does not have the parent's memory");
+               for (auto* const m : {&shared_file, &cow, &shared_memory, &own_memory}) {
+                 m->writable_bytes()[10] = std::byte{42};
+               }
+               found.expect(cow.bytes()[10] == std::byte{42} && own_memory.bytes()[10] == std::byte{42},
+                            "the child does not see what it wrote");
+             }) == "");
+  BOOST_TEST((shared_file.bytes()[10] == std::byte{42}));
+  BOOST_TEST((shared_memory.bytes()[10] == std::byte{42}));
+  BOOST_TEST((text_of(cow.bytes().subspan(10, 1)) == std::string_view{pattern(2 * page)}.substr(page + 10, 1)));
+  BOOST_TEST((own_memory.bytes()[10] == std::byte{0}));
+  auto expected = pattern(2 * page);
+  expected[10] = 42;
+  BOOST_TEST((read_back(path) == expected));
+}
+
+BOOST_AUTO_TEST_CASE(goes_with_all_that_belongs_to_it_and_leaves_the_parents_as_they_are) {
+  scratch const s;
+  auto const path = s.file("data", pattern(16 * page));
+  auto f = open_rw(path);
+  std::optional m{or_throw(mapping::map(f, {.access = access::read_write, .reserve = 64 * page}))};
+  std::optional memory{or_throw(mapping::anonymous(4 * page, {.shared = true}))};
+  auto const locked_before = status_field("VmLck:");
+  std::optional held{or_throw(m->lock_memory({.offset = 0, .length = 2 * page}))};
+  std::optional held_memory{or_throw(memory->lock_memory())};
+  std::optional job{or_throw(m->stage_flush({.offset = 3 * page, .length = 1}))};
+  std::optional kept{or_throw(m->share({.offset = 5 * page, .length = page}))};
+  m->writable_bytes()[3 * page] = std::byte{42};
+
+  BOOST_TEST(found_in_child([&](findings& found) {
+               found.expect(status_field("VmLck:") == 0, "the child has the parent's locks");
+               (void)or_throw(m->lock_memory({.offset = page, .length = 4 * page})); // of its own, and gone again
+               held.reset();
+               held_memory.reset();
+               or_throw(job->run());
+               job.reset();
+               or_throw(m->resize(2 * page));
+               or_throw(m->close());
+               m.reset();
+               found.expect(text_of(kept->bytes()) == std::string_view{pattern(16 * page)}.substr(5 * page, page),
+                            "what is shared went with the mapping");
+               kept.reset();
+               memory.reset();
+               or_throw(f.close());
+             }) == "");
+
+  auto expected = pattern(16 * page);
+  expected[3 * page] = 42;
+  BOOST_TEST((text_of(m->bytes()) == expected));
+  BOOST_TEST(status_field("VmLck:") == locked_before + 6 * page / 1024);
+  BOOST_TEST((or_throw(job->run()) == fmmap::durability::data));
+  BOOST_TEST((or_throw(m->flush()) == fmmap::durability::data));
+  BOOST_TEST(or_throw(f.size()) == 16 * page);
+  m->writable_bytes()[0] = std::byte{43};
+  memory->writable_bytes()[0] = std::byte{44};
+  held.reset();
+  held_memory.reset();
+  BOOST_TEST(status_field("VmLck:") == locked_before);
+  or_throw(m->reserve(1024 * page));
+  or_throw(m->close());
+  BOOST_TEST((text_of(kept->bytes()) == std::string_view{expected}.substr(5 * page, page)));
+  BOOST_TEST(read_back(path)[0] == 43);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(several_threads)
+
+BOOST_AUTO_TEST_CASE(call_const_members_of_one_mapping_at_once) {
+  scratch const s;
+  auto const locked_before = status_field("VmLck:");
+  auto const content = pattern(64 * page);
+  auto const f = open_rw(s.file("data", content));
+  {
+    auto const of_file = or_throw(mapping::map(f, {.access = access::read_write}));
+    auto const memory = or_throw(mapping::anonymous(64 * page, {.populate = true}));
+    std::atomic<int> wrong = 0;
+    auto const expect = [&](bool holds) { wrong += holds ? 0 : 1; };
+    auto const work = [&](std::size_t seed) {
+      for (std::size_t i = 0; i < 100; ++i) {
+        auto const first = (seed * 7 + i * 13) % 60;
+        byte_range const range{.offset = first * page + 5, .length = 3 * page};
+        for (auto const* const m : {&of_file, &memory}) {
+          auto const held = m->lock_memory(range);
+          expect(held.has_value());
+          auto const found = m->residency(range); // all of it is locked, by this thread
+          expect(found.has_value() && found->resident_bytes == 4 * page);
+          expect(m->advise(i % 2 == 0 ? fmmap::advice::will_need : fmmap::advice::normal, range).has_value());
+          auto const kept = m->share(range);
+          expect(kept.has_value() && kept->bytes().data() == m->bytes().data() + range.offset);
+          auto const copy = kept;
+          expect(m->bytes(range).has_value());
+          expect(fails(m->bytes({.offset = 64 * page, .length = 1}), errc::out_of_range));
+          if (m == &of_file) {
+            expect(m->flush(range, i % 4 == 0 ? fmmap::durability::data : fmmap::durability::started).has_value());
+            auto job = m->stage_flush(range, fmmap::durability::written);
+            expect(job.has_value() && job->run().has_value());
+          } else {
+            expect(fails(m->flush(range), errc::not_durable));
+          }
+        }
+      }
+    };
+    {
+      std::vector<std::jthread> threads;
+      for (std::size_t seed = 0; seed < 4; ++seed) {
+        threads.emplace_back(work, seed);
+      }
+    }
+    BOOST_TEST(wrong == 0);
+    BOOST_TEST((text_of(of_file.bytes()) == content));
+    BOOST_TEST(status_field("VmLck:") == locked_before);
+  }
+  BOOST_TEST(status_field("VmLck:") == locked_before);
+}
+
+BOOST_AUTO_TEST_CASE(may_each_drop_a_share_a_lock_or_a_job_of_one_mapping_last) {
+  scratch const s;
+  auto const f = open_rw(s.file("data", pattern(4 * page)));
+  auto const before = maps_count();
+  for (int round = 0; round < 50; ++round) {
+    auto m = or_throw(mapping::map(f, {.access = access::read_write}));
+    std::vector<std::jthread> threads;
+    threads.emplace_back([kept = or_throw(m.share())]() mutable { kept = {}; });
+    threads.emplace_back([held = std::optional{or_throw(m.lock_memory())}]() mutable { held.reset(); });
+    threads.emplace_back([job = std::optional{or_throw(m.stage_flush())}]() mutable { job.reset(); });
+    or_throw(m.close());
+  }
+  BOOST_TEST(maps_count() <= before + 4 * 2); // stacks of threads may stay cached
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(an_empty_range)
+
+BOOST_AUTO_TEST_CASE(is_valid_at_the_start_in_the_middle_and_at_the_end_of_a_mapping_and_does_nothing) {
+  scratch const s;
+  auto const content = pattern(4 * page + 10);
+  auto const f = open_rw(s.file("data", content));
+  auto of_file = or_throw(mapping::map(f, {.access = access::read_write, .range = {.offset = 5}}));
+  auto cow = or_throw(mapping::map(f, {.access = access::copy_on_write, .range = {.offset = 5}}));
+  auto memory = or_throw(mapping::anonymous(content.size() - 5));
+  std::memcpy(memory.writable_bytes().data(), content.data() + 5, memory.size());
+  auto const locked_before = status_field("VmLck:");
+  for (auto* const m : {&of_file, &cow, &memory}) {
+    for (std::uint64_t const offset : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{page - 5},
+                                       std::uint64_t{2 * page + 7}, std::uint64_t{m->size()}}) {
+      byte_range const nothing{.offset = offset, .length = 0};
+      BOOST_TEST_CONTEXT((m == &of_file ? "file" : m == &cow ? "copy-on-write" : "memory") << " at " << offset) {
+        {
+          armed const table;
+          for (int value = 0; value <= static_cast<int>(fmmap::advice::unmergeable); ++value) {
+            auto const what = static_cast<fmmap::advice>(value);
+            if (what != fmmap::advice::dont_need || m == &of_file) {
+              BOOST_TEST(m->advise(what, nothing).has_value());
+            }
+          }
+          BOOST_TEST(m->discard(nothing).has_value());
+          BOOST_TEST(or_throw(m->residency(nothing)).resident_bytes == 0U);
+          BOOST_TEST(or_throw(m->residency(nothing)).dirty_bytes == 0U);
+          {
+            auto const held = or_throw(m->lock_memory(nothing));
+            BOOST_TEST(held.bytes().empty());
+          }
+          BOOST_TEST(or_throw(m->share(nothing)).bytes().empty());
+          auto const view = or_throw(m->bytes(nothing));
+          BOOST_TEST(view.empty());
+          BOOST_TEST((view.data() == m->bytes().data() + offset));
+          for (auto const level : {fmmap::durability::none, fmmap::durability::started, fmmap::durability::written,
+                                   fmmap::durability::data, fmmap::durability::all}) {
+            if (m == &of_file) {
+              BOOST_TEST((or_throw(m->flush(nothing, level)) == level));
+              BOOST_TEST((or_throw(or_throw(m->stage_flush(nothing, level)).run()) == level));
+            }
+          }
+          BOOST_TEST(seam::calls().empty()); // nothing is asked of the system
+        }
+        if (m == &of_file) {
+          BOOST_TEST((or_throw(m->rewrite(nothing)) == fmmap::durability::data));
+        } else {
+          auto const why = m == &cow ? errc::copy_on_write : errc::not_durable;
+          BOOST_TEST(fails(m->flush(nothing), why));
+          BOOST_TEST(fails(m->stage_flush(nothing), why));
+          BOOST_TEST(fails(m->rewrite(nothing), why));
+        }
+        BOOST_TEST(text_of(m->bytes()) == std::string_view{content}.substr(5));
+      }
+    }
+    byte_range const past{.offset = m->size() + 1, .length = 0};
+    BOOST_TEST(fails(m->advise(fmmap::advice::normal, past), errc::out_of_range));
+    BOOST_TEST(fails(m->discard(past), errc::out_of_range));
+    BOOST_TEST(fails(m->residency(past), errc::out_of_range));
+    BOOST_TEST(fails(m->lock_memory(past), errc::out_of_range));
+    BOOST_TEST(fails(m->share(past), errc::out_of_range));
+    BOOST_TEST(fails(m->bytes(past), errc::out_of_range));
+    BOOST_TEST(fails(m->flush(past), errc::out_of_range));
+    BOOST_TEST(fails(m->stage_flush(past), errc::out_of_range));
+    BOOST_TEST(fails(m->rewrite(past), errc::out_of_range));
+  }
+  BOOST_TEST(status_field("VmLck:") == locked_before);
+  BOOST_TEST((read_back(s / "data") == content));
+}
+
+BOOST_AUTO_TEST_CASE(of_an_empty_file_maps_with_every_option) {
+  scratch const s;
+  auto const f = open_rw(s.file("empty", ""));
+  for (auto const wanted : {access::read_only, access::read_write, access::copy_on_write}) {
+    for (std::size_t const reserve : {std::size_t{0}, std::size_t{1}, 16 * page}) {
+      for (auto const pages : {fmmap::page_size::system, fmmap::page_size::prefer_huge}) {
+        auto m = or_throw(mapping::map(
+            f, {.access = wanted, .reserve = reserve, .populate = true, .page_size = pages, .no_reserve = true}));
+        BOOST_TEST(m.is_open());
+        BOOST_TEST(m.empty());
+        BOOST_TEST(m.capacity() >= reserve);
+        BOOST_TEST(m.writable_bytes().empty());
+        BOOST_TEST(fails(m.resize(1), reserve == 0 ? errc::reservation_exceeded : errc::out_of_range));
+        or_throw(m.close());
+      }
+    }
+  }
+  for (bool const shared : {false, true}) {
+    for (std::size_t const reserve : {std::size_t{0}, std::size_t{1}, 16 * page}) {
+      auto m = or_throw(mapping::anonymous(0, {.shared = shared, .reserve = reserve, .populate = true}));
+      BOOST_TEST(m.is_open());
+      BOOST_TEST(m.empty());
+      BOOST_TEST(m.capacity() >= reserve);
+      or_throw(m.close());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
