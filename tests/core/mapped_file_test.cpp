@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <expected>
 #include <filesystem>
 #include <iterator>
@@ -19,6 +21,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -198,6 +201,44 @@ BOOST_AUTO_TEST_CASE(refuses_what_is_not_a_regular_file_without_blocking) {
       BOOST_TEST(f.error().path() == path.native());
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(never_makes_a_terminal_the_controlling_one) {
+  BOOST_TEST(found_in_child([](findings& found) {
+               // Without a controlling terminal the leader of a session is given the first one that it opens.
+               found.expect(::setsid() > 0, "no session");
+               auto const terminal = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+               std::array<char, 100> name{};
+               if (terminal < 0 || ::grantpt(terminal) != 0 || ::unlockpt(terminal) != 0 ||
+                   ::ptsname_r(terminal, name.data(), name.size()) != 0) {
+                 found.skip(std::string{"no pseudoterminal: "} + std::strerror(errno));
+                 return;
+               }
+               auto const has_none = [] {
+                 auto const own = ::open("/dev/tty", O_RDWR | O_CLOEXEC);
+                 return own < 0 && errno == ENXIO;
+               };
+               if (!has_none()) {
+                 found.skip("there is no /dev/tty that tells of a controlling terminal");
+                 return;
+               }
+               std::filesystem::path const path{name.data()};
+               for (auto const wanted : {access::read_only, access::read_write}) {
+                 auto const opened = file::open(path, {.access = wanted, .any_type = true});
+                 found.expect(opened.has_value(), "the terminal cannot be opened");
+                 found.expect(has_none(), "file::open");
+                 found.expect(fails(file::open(path, {.access = wanted}), errc::not_a_regular_file), "a regular file");
+                 found.expect(has_none(), "file::open of a regular file");
+               }
+               found.expect(fails(mapped_file::open(path), errc::not_a_regular_file), "a mapped file");
+               found.expect(has_none(), "mapped_file::open");
+               found.expect(fails(fmmap::mutable_mapped_file::open(path), errc::not_a_regular_file), "a mutable one");
+               found.expect(has_none(), "mutable_mapped_file::open");
+               // What this test can see: the same open without the flag.
+               auto const plain = ::open(name.data(), O_RDWR | O_CLOEXEC);
+               found.expect(plain >= 0 && !has_none(), "a plain open does not give a controlling terminal either");
+               ::signal(SIGHUP, SIG_IGN);
+             }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(follows_links_unless_they_are_refused) {

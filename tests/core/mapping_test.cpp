@@ -1631,3 +1631,64 @@ BOOST_AUTO_TEST_CASE(of_an_empty_file_maps_with_every_option) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(moving_an_object_onto_itself)
+
+namespace {
+
+template <class T>
+void move_onto_itself(T& object) {
+  auto& same = object;
+  object = std::move(same);
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(changes_nothing) {
+  scratch const s;
+  auto const content = pattern(2 * page);
+  auto const locked_before = status_field("VmLck:");
+
+  auto f = open_rw(s.file("data", content));
+  auto const descriptor = f.native_handle();
+  move_onto_itself(f);
+  BOOST_TEST(f.is_open());
+  BOOST_TEST(f.native_handle() == descriptor);
+  BOOST_TEST(or_throw(f.size()) == content.size());
+
+  auto m = or_throw(mapping::map(f, {.access = access::read_write, .range = {.offset = 10}, .reserve = 8 * page}));
+  auto const* const data = m.bytes().data();
+  auto const capacity = m.capacity();
+  move_onto_itself(m);
+  BOOST_TEST(m.is_open());
+  BOOST_TEST((m.bytes().data() == data));
+  BOOST_TEST(m.capacity() == capacity);
+  BOOST_TEST(m.file_offset() == 10U);
+  BOOST_TEST((m.access() == access::read_write));
+  BOOST_TEST((text_of(m.bytes()) == std::string_view{content}.substr(10)));
+
+  auto held = or_throw(m.lock_memory());
+  move_onto_itself(held);
+  BOOST_TEST(held.bytes().size() == 2 * page);
+  BOOST_TEST(status_field("VmLck:") == locked_before + 2 * page / 1024);
+
+  auto kept = or_throw(m.share({.offset = 0, .length = 5}));
+  move_onto_itself(kept);
+  BOOST_TEST((text_of(kept.bytes()) == std::string_view{content}.substr(10, 5)));
+  auto const& same = kept;
+  kept = same;
+  BOOST_TEST((text_of(kept.bytes()) == std::string_view{content}.substr(10, 5)));
+
+  auto job = or_throw(m.stage_flush());
+  move_onto_itself(job);
+  BOOST_TEST((or_throw(job.run()) == fmmap::durability::data));
+
+  for (std::size_t const map_above : {std::size_t{0}, gibibyte}) {
+    auto view = or_throw(fmmap::file_view::open(s / "data", {.map_above = map_above}));
+    move_onto_itself(view);
+    BOOST_TEST(view.is_mapped() == (map_above == 0));
+    BOOST_TEST((text_of(view.bytes()) == content));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
