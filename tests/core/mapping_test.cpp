@@ -223,10 +223,6 @@ BOOST_AUTO_TEST_CASE(ranges_past_4_gib_of_a_sparse_file_map_and_write_where_they
 }
 
 BOOST_AUTO_TEST_CASE(one_mapping_of_more_than_4_gib_reaches_every_part_of_it) {
-  if (sanitized) {
-    skip("the page tables of a sanitizer's shadow memory make this slow");
-    return;
-  }
   scratch const s;
   auto f = or_throw(file::create_new(s / "sparse"));
   auto const far = (std::uint64_t{1} << 32) + 2 * page;

@@ -9,7 +9,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <expected>
 #include <filesystem>
 #include <fstream>
@@ -356,7 +355,7 @@ BOOST_AUTO_TEST_CASE(a_replaced_file_is_the_old_or_the_new_one) {
                    [](scratch const& s) { return s.file("f", "old"); },
                    [&](auto const& path, scratch const&) {
                      return fmmap::replace_file(
-                                path, size, [](std::span<std::byte> out) { std::memset(out.data(), 'n', out.size()); })
+                                path, size, [](std::span<std::byte> out) { std::ranges::fill(out, std::byte{'n'}); })
                          .has_value();
                    },
                    [&](auto const& path, scratch const& s, bool done, findings& found) {
