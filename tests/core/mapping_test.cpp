@@ -592,79 +592,92 @@ BOOST_AUTO_TEST_CASE(exhausted_mappings_are_an_error_and_what_is_mapped_stays) {
     return;
   }
   scratch const s;
-  BOOST_TEST(found_in_child([&](findings& found) {
-               auto const f = open_rw(s.file("data", pattern(3 * page)));
-               auto of_file = or_throw(mapping::map(f, {.access = access::read_write}));
-               auto memory = or_throw(mapping::anonymous(3 * page));
-               std::memcpy(memory.writable_bytes().data(), pattern(3 * page).data(), 3 * page);
-               auto closed = or_throw(mapping::map(f));
-               auto locked = or_throw(mapping::anonymous(3 * page, {.shared = true}));
-               // Three pages that the system has as one mapping, and closing the middle one would make two of.
-               std::array<mapping, 3> neighbours;
-               {
-                 auto spare = or_throw(mapping::anonymous(5 * page));
-                 auto* const begin = spare.writable_bytes().data() + page;
-                 or_throw(spare.close());
-                 for (std::size_t i = 0; i < 3; ++i) {
-                   neighbours[i] = or_throw(mapping::anonymous(page, {.address = begin + i * page}));
-                   neighbours[i].writable_bytes()[0] = std::byte{1};
-                 }
-               }
+  BOOST_TEST(
+      found_in_child([&](findings& found) {
+        auto const f = open_rw(s.file("data", pattern(3 * page)));
+        auto of_file = or_throw(mapping::map(f, {.access = access::read_write}));
+        auto memory = or_throw(mapping::anonymous(3 * page));
+        std::memcpy(memory.writable_bytes().data(), pattern(3 * page).data(), 3 * page);
+        auto closed = or_throw(mapping::map(f));
+        auto locked = or_throw(mapping::anonymous(3 * page, {.shared = true}));
+        auto growing = or_throw(mapping::anonymous(page, {.shared = true, .reserve = 64 * page}));
+        auto shrinking = or_throw(mapping::anonymous(3 * page, {.shared = true, .reserve = 64 * page}));
+        growing.writable_bytes()[page - 1] = shrinking.writable_bytes()[page - 1] = std::byte{1};
+        shrinking.writable_bytes()[3 * page - 1] = std::byte{1};
+        // Three pages that the system has as one mapping, and closing the middle one would make two of.
+        std::array<mapping, 3> neighbours;
+        {
+          auto spare = or_throw(mapping::anonymous(5 * page));
+          auto* const begin = spare.writable_bytes().data() + page;
+          or_throw(spare.close());
+          for (std::size_t i = 0; i < 3; ++i) {
+            neighbours[i] = or_throw(mapping::anonymous(page, {.address = begin + i * page}));
+            neighbours[i].writable_bytes()[0] = std::byte{1};
+          }
+        }
 
-               auto const length = 2 * most * page;
-               auto* const many = static_cast<std::byte*>(
-                   ::mmap(nullptr, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-               found.expect(many != MAP_FAILED, "no memory to make many mappings of");
-               std::size_t split = 0;
-               while (split < length && ::mprotect(many + split, page, PROT_READ | PROT_WRITE) == 0) {
-                 split += 2 * page;
-               }
-               found.expect(errno == ENOMEM, "the mappings are not exhausted");
-               std::vector<void*> more; // mmap goes on a little longer than mprotect
-               more.reserve(100);
-               while (more.size() < 100) {
-                 auto* const one = ::mmap(nullptr, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-                 if (one == MAP_FAILED) {
-                   break;
-                 }
-                 more.push_back(one);
-               }
-               found.expect(more.size() < 100, "mappings can still be made");
+        auto const length = 2 * most * page;
+        auto* const many = static_cast<std::byte*>(
+            ::mmap(nullptr, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        found.expect(many != MAP_FAILED, "no memory to make many mappings of");
+        std::size_t split = 0;
+        while (split < length && ::mprotect(many + split, page, PROT_READ | PROT_WRITE) == 0) {
+          split += 2 * page;
+        }
+        found.expect(errno == ENOMEM, "the mappings are not exhausted");
+        std::vector<void*> more; // mmap goes on a little longer than mprotect
+        more.reserve(100);
+        while (more.size() < 100) {
+          auto* const one = ::mmap(nullptr, page, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+          if (one == MAP_FAILED) {
+            break;
+          }
+          more.push_back(one);
+        }
+        found.expect(more.size() < 100, "mappings can still be made");
 
-               auto const out_of_memory = [](auto const& outcome) {
-                 return fails(outcome, std::errc::not_enough_memory);
-               };
-               found.expect(out_of_memory(mapping::map(f)), "a file was mapped");
-               found.expect(out_of_memory(mapping::map(f, {.reserve = 8 * page})), "a file was mapped with a reserve");
-               found.expect(out_of_memory(mapping::anonymous(page, {.shared = true})), "memory was mapped");
-               found.expect(out_of_memory(mapping::anonymous(page, {.reserve = 8 * page})), "memory was reserved");
-               found.expect(out_of_memory(of_file.reserve(gibibyte)), "a file was moved");
-               found.expect(out_of_memory(memory.reserve(gibibyte)), "memory was moved");
-               found.expect(!of_file.advise(fmmap::advice::dont_fork, {.offset = page, .length = 1}),
-                            "advice has split a mapping");
-               found.expect(!locked.lock_memory({.offset = page, .length = 1}), "a lock has split a mapping");
-               found.expect(text_of(of_file.bytes()) == pattern(3 * page), "the file's bytes changed");
-               found.expect(text_of(memory.bytes()) == pattern(3 * page), "the memory's bytes changed");
-               of_file.writable_bytes()[0] = of_file.bytes()[0];
-               found.expect(or_throw(of_file.flush({.offset = 0, .length = 1})) == fmmap::durability::data, "no flush");
-               or_throw(of_file.protect(access::read_only)); // splits nothing
-               found.expect(of_file.access() == access::read_only, "the access did not change");
-               or_throw(closed.close());
-               found.expect(out_of_memory(neighbours[1].close()), "an unmap that failed was not reported");
-               found.expect(neighbours[0].bytes()[0] == std::byte{1} && neighbours[2].bytes()[0] == std::byte{1},
-                            "the neighbours changed");
+        auto const out_of_memory = [](auto const& outcome) { return fails(outcome, std::errc::not_enough_memory); };
+        found.expect(out_of_memory(mapping::map(f)), "a file was mapped");
+        found.expect(out_of_memory(mapping::map(f, {.reserve = 8 * page})), "a file was mapped with a reserve");
+        found.expect(out_of_memory(mapping::anonymous(page, {.shared = true})), "memory was mapped");
+        found.expect(out_of_memory(mapping::anonymous(page, {.reserve = 8 * page})), "memory was reserved");
+        found.expect(out_of_memory(of_file.reserve(gibibyte)), "a file was moved");
+        found.expect(out_of_memory(memory.reserve(gibibyte)), "memory was moved");
+        found.expect(out_of_memory(growing.resize(32 * page)) && growing.size() == page, "memory has grown");
+        found.expect(growing.bytes()[page - 1] == std::byte{1}, "memory that did not grow has changed");
+        found.expect(out_of_memory(shrinking.resize(page)) && shrinking.size() == 3 * page, "memory was cut off");
+        found.expect(shrinking.bytes()[3 * page - 1] == std::byte{1}, "memory that stays has changed");
+        found.expect(!of_file.advise(fmmap::advice::dont_fork, {.offset = page, .length = 1}),
+                     "advice has split a mapping");
+        found.expect(!locked.lock_memory({.offset = page, .length = 1}), "a lock has split a mapping");
+        found.expect(text_of(of_file.bytes()) == pattern(3 * page), "the file's bytes changed");
+        found.expect(text_of(memory.bytes()) == pattern(3 * page), "the memory's bytes changed");
+        of_file.writable_bytes()[0] = of_file.bytes()[0];
+        found.expect(or_throw(of_file.flush({.offset = 0, .length = 1})) == fmmap::durability::data, "no flush");
+        or_throw(of_file.protect(access::read_only)); // splits nothing
+        found.expect(of_file.access() == access::read_only, "the access did not change");
+        or_throw(closed.close());
+        found.expect(out_of_memory(neighbours[1].close()), "an unmap that failed was not reported");
+        found.expect(neighbours[0].bytes()[0] == std::byte{1} && neighbours[2].bytes()[0] == std::byte{1},
+                     "the neighbours changed");
 
-               ::munmap(many, length);
-               or_throw(of_file.protect(access::read_write));
-               or_throw(of_file.reserve(gibibyte));
-               or_throw(memory.reserve(gibibyte));
-               found.expect(text_of(memory.bytes()) == pattern(3 * page), "moving changed the memory");
-               found.expect(text_of(of_file.bytes()) == pattern(3 * page), "moving changed the file");
-               (void)or_throw(locked.lock_memory({.offset = page, .length = 1}));
-               for (auto* const m : {&of_file, &memory, &locked, neighbours.data(), &neighbours[2]}) {
-                 or_throw(m->close());
-               }
-             }) == "");
+        ::munmap(many, length);
+        or_throw(growing.resize(32 * page));
+        found.expect(growing.bytes()[32 * page - 1] == std::byte{0}, "what grew is not zero");
+        or_throw(shrinking.resize(page));
+        or_throw(shrinking.resize(3 * page));
+        found.expect(shrinking.bytes()[page - 1] == std::byte{1} && shrinking.bytes()[3 * page - 1] == std::byte{0},
+                     "what was cut off comes back");
+        or_throw(of_file.protect(access::read_write));
+        or_throw(of_file.reserve(gibibyte));
+        or_throw(memory.reserve(gibibyte));
+        found.expect(text_of(memory.bytes()) == pattern(3 * page), "moving changed the memory");
+        found.expect(text_of(of_file.bytes()) == pattern(3 * page), "moving changed the file");
+        (void)or_throw(locked.lock_memory({.offset = page, .length = 1}));
+        for (auto* const m : {&of_file, &memory, &locked, neighbours.data(), &neighbours[2]}) {
+          or_throw(m->close());
+        }
+      }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(near_the_last_mapping_a_call_works_or_leaves_nothing) {
