@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <expected>
 #include <filesystem>
 #include <iostream>
@@ -15,16 +16,20 @@
 #include <random>
 #include <span>
 #include <string>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
 
+#include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "support/mounts.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
@@ -653,6 +658,209 @@ BOOST_AUTO_TEST_CASE(behaves_like_a_vector_of_bytes_through_random_operations) {
   }
   BOOST_TEST(same());
   BOOST_TEST(entries_in(s) == 1);
+}
+
+BOOST_AUTO_TEST_CASE(that_is_empty_works_in_every_function) {
+  scratch const s;
+  for (std::size_t const reserve : {std::size_t{0}, std::size_t{1} << 20}) {
+    auto f = or_throw(mutable_mapped_file::create(s / "f", {.reserve = reserve, .populate = true}));
+    BOOST_TEST(f.size() == 0U);
+    BOOST_TEST(f.bytes().empty());
+    BOOST_TEST(f.writable_bytes().empty());
+    BOOST_TEST(f.capacity() >= reserve);
+    BOOST_TEST(or_throw(f.bytes(0, 0)).empty());
+    BOOST_TEST(fails(f.bytes(0, 1), errc::out_of_range));
+    BOOST_TEST(f.write_at(0, bytes_of("x")) == 0U);
+    BOOST_TEST(or_throw(f.append({})) == 0U);
+    for (auto const level :
+         {durability::none, durability::started, durability::written, durability::data, durability::all}) {
+      BOOST_TEST((or_throw(f.flush(fmmap::whole, level)) == level));
+      BOOST_TEST((or_throw(f.flush({.offset = 0, .length = 0}, level)) == level));
+      BOOST_TEST((or_throw(or_throw(f.stage_flush(fmmap::whole, level)).run()) == level));
+      or_throw(f.resize(0, level));
+    }
+    BOOST_TEST(fails(f.flush({.offset = 0, .length = 1}), errc::out_of_range));
+    or_throw(f.reserve(0));
+    or_throw(f.shrink_to_fit());
+    BOOST_TEST((or_throw(f.as_mapping().rewrite()) == durability::data));
+    or_throw(f.as_mapping().advise(fmmap::advice::populate_write));
+    or_throw(f.reserve(std::size_t{2} << 20));
+    BOOST_TEST(f.capacity() >= std::size_t{2} << 20);
+    BOOST_TEST(or_throw(f.append({})) == 0U);
+    BOOST_TEST(blocks_of(s / "f") == 0U); // nothing is allocated ahead of nothing
+    BOOST_TEST(std::filesystem::file_size(s / "f") == 0U);
+    BOOST_TEST(or_throw(f.metadata()).size == 0U);
+    or_throw(f.remove());
+    BOOST_TEST(!std::filesystem::exists(s / "f"));
+    BOOST_TEST(or_throw(f.append(bytes_of("abc"))) == 0U);
+    BOOST_TEST(text_of(f.bytes()) == "abc");
+    or_throw(f.resize(0));
+    BOOST_TEST(f.bytes().empty());
+    BOOST_TEST(or_throw(f.append(bytes_of("d"))) == 0U);
+    BOOST_TEST(text_of(f.bytes()) == "d");
+    or_throw(f.resize(0));
+    or_throw(f.close());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(that_is_empty_opens_copy_on_write) {
+  scratch const s;
+  auto const path = s.file("f", "");
+  for (std::size_t const reserve : {std::size_t{0}, std::size_t{1} << 20}) {
+    for (bool const populate : {false, true}) {
+      auto f = or_throw(mutable_mapped_file::open_copy_on_write(path, {.reserve = reserve, .populate = populate}));
+      BOOST_TEST(f.bytes().empty());
+      BOOST_TEST(f.writable_bytes().empty());
+      BOOST_TEST(or_throw(f.bytes(0, 0)).empty());
+      BOOST_TEST(fails(f.resize(0), errc::copy_on_write));
+      BOOST_TEST(fails(f.append({}), errc::copy_on_write));
+      BOOST_TEST(fails(f.flush(), errc::copy_on_write));
+      or_throw(f.shrink_to_fit());
+      or_throw(f.close());
+    }
+  }
+  BOOST_TEST(std::filesystem::file_size(path) == 0U);
+}
+
+BOOST_AUTO_TEST_CASE(appends_nothing_without_changing_anything) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", "abc")));
+  auto const* const data = f.bytes().data();
+  BOOST_TEST(or_throw(f.append({})) == 3U);
+  BOOST_TEST(f.size() == 3U);
+  BOOST_TEST((f.bytes().data() == data));
+  or_throw(f.resize(3));
+  BOOST_TEST((f.bytes().data() == data));
+  BOOST_TEST(text_of(f.bytes()) == "abc");
+}
+
+BOOST_AUTO_TEST_CASE(past_the_address_space_is_an_error_and_the_view_stays) {
+  if (sanitized) {
+    skip("a sanitizer has taken more address space than the limit");
+    return;
+  }
+  scratch const s;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto const content = pattern(10'000);
+               auto f = or_throw(mutable_mapped_file::open(s.file("f", content), {.reserve = 16'384}));
+               auto const* const data = f.bytes().data();
+               limit(RLIMIT_AS, std::size_t{1} << 30);
+               std::size_t const too_much = std::size_t{2} << 30;
+               found.expect(fails(f.reserve(too_much), std::errc::not_enough_memory), "2 GiB were reserved");
+               found.expect(fails(f.resize(too_much), std::errc::not_enough_memory), "it grew to 2 GiB");
+               found.expect(f.bytes().data() == data && f.size() == content.size(), "the view changed");
+               found.expect(text_of(f.bytes()) == content, "the bytes changed");
+               found.expect(std::filesystem::file_size(s / "f") == content.size(), "the file's size changed");
+               found.expect(blocks_of(s / "f") <= 16'384, "the file keeps blocks");
+               f.writable_bytes()[0] = std::byte{'!'};
+               found.expect(read_back(s / "f")[0] == '!', "the view is not of the file");
+               or_throw(f.resize(16'384));  // inside the reservation
+               or_throw(f.resize(100'000)); // and where there is room
+               found.expect(f.bytes()[0] == std::byte{'!'}, "growing lost a byte");
+               or_throw(f.close());
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(past_the_limit_of_file_sizes_is_killed_unless_the_signal_is_ignored) {
+  scratch const s;
+  for (bool const appending : {false, true}) {
+    auto const path = s.file("f", pattern(10'000));
+    auto const grow = [&](mutable_mapped_file& f) {
+      return appending ? f.append(bytes_of(pattern(100'000))).has_value() : f.resize(110'000).has_value();
+    };
+    BOOST_TEST_CONTEXT((appending ? "append" : "resize")) {
+      BOOST_TEST(dies_of(SIGXFSZ, [&] {
+        auto f = or_throw(mutable_mapped_file::open(path, {.reserve = roomy}));
+        limit(RLIMIT_FSIZE, 50'000);
+        (void)grow(f);
+      }));
+      auto const left = read_back(path); // an append may be cut short
+      BOOST_TEST(left.size() <= (appending ? 50'000U : 10'000U));
+      BOOST_TEST((left == (pattern(10'000) + pattern(100'000)).substr(0, left.size())));
+      std::filesystem::resize_file(path, 10'000);
+      BOOST_TEST(found_in_child([&](findings& found) {
+                   ::signal(SIGXFSZ, SIG_IGN);
+                   auto f = or_throw(mutable_mapped_file::open(path, {.reserve = roomy}));
+                   limit(RLIMIT_FSIZE, 50'000);
+                   if (appending) {
+                     found.expect(fails(f.append(bytes_of(pattern(100'000))), std::errc::file_too_large), "appended");
+                   } else {
+                     found.expect(fails(f.resize(110'000), std::errc::file_too_large), "resized");
+                   }
+                   found.expect(f.size() == 10'000, "the view grew");
+                   found.expect(std::filesystem::file_size(path) == 10'000, "the file grew");
+                   found.expect(text_of(f.bytes()) == pattern(10'000), "the bytes changed");
+                   (void)or_throw(f.append(bytes_of("fits")));
+                   or_throw(f.resize(50'000));
+                   or_throw(f.resize(10'000));
+                   or_throw(f.close());
+                 }) == "");
+      BOOST_TEST((read_back(path) == pattern(10'000)));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(on_a_read_only_file_system_is_an_error_and_reading_works) {
+  scratch const s;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto problem = own_mounts();
+               if (problem.empty()) {
+                 problem = mount_tmpfs(s.folder(), "size=4m");
+               }
+               auto const content = pattern(300'000); // mapped by a file_view, not read
+               std::filesystem::path path;
+               if (problem.empty()) {
+                 path = s.file("f", content);
+                 (void)s.file("empty", "");
+                 if (::mount("none", s.folder().c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr) != 0) {
+                   problem = std::strerror(errno);
+                 }
+               }
+               if (!problem.empty()) {
+                 found.skip("a read-only file system: " + problem);
+                 return;
+               }
+               auto const refused = std::errc::read_only_file_system;
+               found.expect(fails(mutable_mapped_file::create(s / "new", {.size = 100}), refused), "created");
+               found.expect(fails(mutable_mapped_file::open(s / "new"), refused), "created by open");
+               found.expect(fails(mutable_mapped_file::open(path), refused), "opened");
+               found.expect(fails(mutable_mapped_file::open(s / "empty", {.size = 100}), refused),
+                            "opened with a size");
+               found.expect(fails(mutable_mapped_file::open_existing(path), refused), "opened what exists");
+               found.expect(entries_in(s) == 2, "there is a new file");
+               auto const wrong = mutable_mapped_file::open(path);
+               found.expect(!wrong && wrong.error().path() == path.native(), "the error does not name the path");
+
+               auto cow = or_throw(mutable_mapped_file::open_copy_on_write(path, {.populate = true}));
+               cow.writable_bytes()[0] = std::byte{'!'};
+               found.expect(cow.bytes()[0] == std::byte{'!'}, "not copied");
+               or_throw(cow.close());
+               found.expect(text_of(or_throw(fmmap::mapped_file::open(path)).bytes()) == content, "mapped_file");
+               auto const view = or_throw(fmmap::file_view::open(path));
+               found.expect(view.is_mapped() && text_of(view.bytes()) == content, "a file_view that maps");
+               auto const copied = or_throw(fmmap::file_view::open(path, {.map_above = 1 << 20}));
+               found.expect(!copied.is_mapped() && text_of(copied.bytes()) == content, "a file_view that reads");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(in_a_forked_child_is_the_same_file_and_goes_without_taking_the_parents) {
+  scratch const s;
+  std::optional f{or_throw(mutable_mapped_file::create(s / "f", {.size = 10'000, .reserve = roomy}))};
+  BOOST_TEST(f->write_at(0, bytes_of(pattern(10'000))) == 10'000U);
+  std::optional job{or_throw(f->stage_flush())};
+  BOOST_TEST(found_in_child([&](findings& found) {
+               found.expect(f->write_at(5, bytes_of("child")) == 5, "the child cannot write");
+               or_throw(job->run());
+               job.reset();
+               f.reset();
+             }) == "");
+  BOOST_TEST(text_of(or_throw(f->bytes(5, 5))) == "child");
+  BOOST_TEST(f->size() == 10'000U);
+  BOOST_TEST(std::filesystem::file_size(s / "f") == 10'000U);
+  BOOST_TEST((or_throw(job->run()) == durability::data));
+  BOOST_TEST(or_throw(f->append(bytes_of("more"))) == 10'000U);
+  or_throw(f->close());
+  BOOST_TEST((read_back(s / "f") == pattern(10'000).replace(5, 5, "child") + "more"));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
