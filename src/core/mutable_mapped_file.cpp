@@ -201,15 +201,14 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
   auto const old = this->size();
   byte_range const range{.offset = 0, .length = size};
   if (size > old) {
-    auto code = allocate_blocks(target, {.begin = old, .end = size}, old);
-    if (code == 0) {
-      code = clear_tail(target, old, size);
-    }
-    if (code != 0) {
+    if (auto const code = allocate_blocks(target, {.begin = old, .end = size}, old); code != 0) {
       allocated_ = old; // setting the size back has freed what was ahead
       return target.fail(code, "resize to", range);
     }
     rollback undo{[&] { undo_growth(); }};
+    if (auto const code = clear_tail(target, old, size); code != 0) {
+      return target.fail(code, "resize to", range);
+    }
     if (auto grown = grow_view(size); !grown) {
       return grown;
     }

@@ -682,7 +682,7 @@ BOOST_AUTO_TEST_CASE(that_is_empty_works_in_every_function) {
     BOOST_TEST(fails(f.flush({.offset = 0, .length = 1}), errc::out_of_range));
     or_throw(f.reserve(0));
     or_throw(f.shrink_to_fit());
-    BOOST_TEST((or_throw(f.as_mapping().rewrite()) == durability::data));
+    BOOST_TEST((or_throw(f.rewrite()) == durability::data));
     or_throw(f.as_mapping().advise(fmmap::advice::populate_write));
     or_throw(f.reserve(std::size_t{2} << 20));
     BOOST_TEST(f.capacity() >= std::size_t{2} << 20);
