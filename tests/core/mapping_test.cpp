@@ -449,7 +449,7 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_mapped_is_an_error) {
       }
     }
   }
-  BOOST_TEST(maps_count() == before);
+  BOOST_TEST((sanitized || maps_count() == before)); // a sanitizer maps memory of its own
   ::close(sockets[1]);
 }
 
