@@ -1702,3 +1702,41 @@ BOOST_AUTO_TEST_CASE(changes_nothing) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(what_was_moved_from)
+
+BOOST_AUTO_TEST_CASE(has_no_bytes) {
+  scratch const s;
+  auto const content = pattern(2 * page);
+  auto const locked_before = status_field("VmLck:");
+  auto const f = open_rw(s.file("data", content));
+  auto const m = or_throw(mapping::map(f));
+
+  auto held = or_throw(m.lock_memory());
+  auto held_elsewhere = std::move(held);
+  BOOST_TEST(held.bytes().empty());
+  BOOST_TEST((held_elsewhere.bytes().data() == m.bytes().data()));
+  BOOST_TEST(status_field("VmLck:") == locked_before + 2 * page / 1024);
+  held = std::move(held_elsewhere);
+  BOOST_TEST(held_elsewhere.bytes().empty());
+  BOOST_TEST(held.bytes().size() == 2 * page);
+  BOOST_TEST(status_field("VmLck:") == locked_before + 2 * page / 1024);
+
+  auto kept = or_throw(m.share({.offset = 5, .length = 10}));
+  auto kept_elsewhere = std::move(kept);
+  BOOST_TEST(kept.bytes().empty());
+  BOOST_TEST((text_of(kept_elsewhere.bytes()) == std::string_view{content}.substr(5, 10)));
+  kept = std::move(kept_elsewhere);
+  BOOST_TEST(kept_elsewhere.bytes().empty());
+  BOOST_TEST((text_of(kept.bytes()) == std::string_view{content}.substr(5, 10)));
+
+  for (std::size_t const map_above : {std::size_t{0}, gibibyte}) {
+    auto view = or_throw(fmmap::file_view::open(s / "data", {.map_above = map_above}));
+    auto const view_elsewhere = std::move(view);
+    BOOST_TEST(view.bytes().empty());
+    BOOST_TEST(!view.is_mapped());
+    BOOST_TEST((text_of(view_elsewhere.bytes()) == content));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
