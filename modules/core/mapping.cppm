@@ -172,9 +172,9 @@ public:
   ///
   /// The mapping keeps the open file description: `from` may be closed afterwards.
   ///
-  /// Errors: `errc::out_of_range` when the range is not within the file; `errc::read_only` for `access::read_write` of a
-  /// file opened for reading; `errc::writable_and_executable`; `errc::invalid_options`; `errc::address_in_use`; or what
-  /// mmap(2) reports.
+  /// Errors: `errc::not_a_regular_file`, unless it is a device; `errc::out_of_range` when the range is not within it;
+  /// `errc::read_only` for `access::read_write` of a file opened for reading; `errc::writable_and_executable`;
+  /// `errc::invalid_options`; `errc::address_in_use`; or what mmap(2) reports.
   [[nodiscard]] static auto map(file const& from, map_options options = {}) -> result<mapping>;
 
   /// Maps `size` zero bytes that belong to no file.

@@ -327,6 +327,10 @@ auto mapping::map(file const& from, map_options options) -> result<mapping> {
   if (!state) {
     return failure(errc::closed, "map");
   }
+  if (state->type != os::file_type::regular && state->type != os::file_type::block_device &&
+      state->type != os::file_type::character_device) {
+    return state->fail(errc::not_a_regular_file, "map", options.range);
+  }
   if (!state->readable) {
     return state->fail(EACCES, "map", options.range, "the descriptor was opened for writing only");
   }

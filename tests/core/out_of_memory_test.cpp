@@ -283,6 +283,14 @@ BOOST_AUTO_TEST_CASE(opening_a_file_leaves_nothing) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(creating_a_file_with_a_durable_name_leaves_nothing) {
+  BOOST_TEST(
+      found_at_every_allocation(
+          nothing,
+          [](int, scratch const& s) { return file::create_new(s / "new", {.sync_directory = true}).has_value(); },
+          [](auto const&...) {}) == "");
+}
+
 BOOST_AUTO_TEST_CASE(opening_from_a_directory_or_without_links_leaves_nothing) {
   auto const directory = [](scratch const& s) {
     (void)s.file("f", "abc");
@@ -491,62 +499,122 @@ BOOST_AUTO_TEST_CASE(a_memory_lock_that_was_refused_holds_nothing) {
                  }) == "");
 }
 
-BOOST_AUTO_TEST_CASE(creating_a_mutable_mapped_file_leaves_nothing) {
+BOOST_AUTO_TEST_CASE(a_memory_lock_goes) {
+  struct held {
+    mapped t;
+    std::optional<fmmap::memory_lock> first;
+    std::optional<fmmap::memory_lock> second;
+  };
   BOOST_TEST(found_at_every_allocation(
-                 nothing, [](int, scratch const& s) { return mutable_mapped_file::create(s / "new").has_value(); },
-                 [](auto const&...) {}) == "");
+                 [](scratch const& s) {
+                   held made{.t = mapped{s}, .first = {}, .second = {}};
+                   made.first = or_throw(made.t.m.lock_memory({.offset = 0, .length = 8 * page}));
+                   made.second = or_throw(made.t.m.lock_memory({.offset = 4 * page, .length = 2 * page}));
+                   return made;
+                 },
+                 [](held& h, scratch const&) {
+                   h.first.reset();
+                   h.second.reset();
+                   return true;
+                 },
+                 [](held& h, scratch const&, bool, findings& found) {
+                   found.expect(status_field("VmLck:") == 0, "pages stay locked");
+                   is_as_it_was(h.t, found);
+                 }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(a_failed_sync_stays_failed_until_all_of_it_is_rewritten) {
+  BOOST_TEST(found_at_every_allocation(
+                 [](scratch const& s) {
+                   mapped t{s};
+                   seam::arm();
+                   for (int i = 0; i < 100; ++i) { // the record of calls has room then
+                     (void)t.f.size();
+                   }
+                   seam::arm();
+                   seam::fail(os::call::fdatasync, EIO, 1);
+                   return t;
+                 },
+                 [](mapped& t, scratch const&) { return fails(t.m.flush(), std::errc::io_error); },
+                 [](mapped& t, scratch const&, bool, findings& found) {
+                   auto const begun = seam::injected() == 1; // or refused before the system was asked
+                   seam::disarm();
+                   found.expect(fails(t.m.flush(), std::errc::io_error) == begun, "the failure is forgotten");
+                   if (!begun) {
+                     return;
+                   }
+                   found.expect(t.m.rewrite({.offset = page, .length = page}).has_value(), "a page is not rewritten");
+                   found.expect(fails(t.m.flush(), std::errc::io_error), "one page has made good for all");
+                   found.expect(t.m.rewrite().has_value(), "it cannot be rewritten");
+                   is_as_it_was(t, found);
+                 }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(creating_a_mutable_mapped_file_leaves_nothing) {
+  for (auto const size : {std::uint64_t{0}, std::uint64_t{5000}}) {
+    for (std::size_t const reserve : {std::size_t{0}, 64 * page}) {
+      BOOST_TEST(found_at_every_allocation(
+                     nothing,
+                     [&](int, scratch const& s) {
+                       return mutable_mapped_file::create(s / "new", {.size = size, .reserve = reserve}).has_value();
+                     },
+                     [](auto const&...) {}) == "");
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(opening_a_mutable_mapped_file_leaves_it_as_it_was) {
-  auto const content = pattern(10'000);
-  BOOST_TEST(found_at_every_allocation(
-                 [&](scratch const& s) { return s.file("f", content); },
-                 [](auto const& path, scratch const&) {
-                   return mutable_mapped_file::open(path, {.size = 5000, .reserve = 64 * page}).has_value();
-                 },
-                 [&](auto const& path, scratch const&, bool done, findings& found) {
-                   found.expect(done || read_back(path) == content, "the file has changed");
-                 }) == "");
-  BOOST_TEST(found_at_every_allocation(
-                 [&](scratch const& s) { return s.file("f", content); },
-                 [](auto const& path, scratch const&) {
-                   return mutable_mapped_file::open_copy_on_write(path, {.reserve = 64 * page}).has_value();
-                 },
-                 [&](auto const& path, scratch const&, bool, findings& found) {
-                   found.expect(read_back(path) == content, "the file has changed");
-                 }) == "");
+  for (std::string const& content : {std::string{}, pattern(10'000)}) {
+    BOOST_TEST(found_at_every_allocation(
+                   [&](scratch const& s) { return s.file("f", content); },
+                   [](auto const& path, scratch const&) {
+                     return mutable_mapped_file::open(path, {.size = 5000, .reserve = 64 * page}).has_value();
+                   },
+                   [&](auto const& path, scratch const&, bool done, findings& found) {
+                     found.expect(done || read_back(path) == content, "the file has changed");
+                   }) == "");
+    BOOST_TEST(found_at_every_allocation(
+                   [&](scratch const& s) { return s.file("f", content); },
+                   [](auto const& path, scratch const&) {
+                     return mutable_mapped_file::open_copy_on_write(path, {.reserve = 64 * page}).has_value();
+                   },
+                   [&](auto const& path, scratch const&, bool, findings& found) {
+                     found.expect(read_back(path) == content, "the file has changed");
+                   }) == "");
+  }
 }
 
 BOOST_AUTO_TEST_CASE(growing_a_mutable_mapped_file_works_or_changes_nothing) {
   enum class way : unsigned char { resize, append, reserve };
   for (auto const how : {way::resize, way::append, way::reserve}) {
-    std::size_t const reserve = how == way::reserve ? 0 : 64 * page; // growing inside it, except where it is the point
-    auto const problems = found_at_every_allocation(
-        [&](scratch const& s) {
-          return or_throw(mutable_mapped_file::open(s.file("f", pattern(5000)), {.reserve = reserve}));
-        },
-        [&](mutable_mapped_file& f, scratch const&) {
-          switch (how) {
-          case way::resize:
-            return f.resize(40'000).has_value();
-          case way::append:
-            return f.append(f.bytes()).has_value() && f.append(f.bytes()).has_value();
-          case way::reserve:
-            return f.reserve(1024 * page).has_value();
-          }
-          return false;
-        },
-        [&](mutable_mapped_file& f, scratch const& s, bool, findings& found) {
-          found.expect(text_of(f.bytes().first(5000)) == pattern(5000), "bytes have changed");
-          found.expect(std::filesystem::file_size(s / "f") == f.size(), "the file has another size than the view");
-          auto const size = f.size();
-          found.expect(or_throw(f.append(bytes_of("more"))) == size, "an append goes elsewhere");
-          found.expect(text_of(f.bytes().last(4)) == "more", "an append is not there");
-          or_throw(f.resize(5000, durability::data));
-          or_throw(f.close());
-          found.expect(read_back(s / "f") == pattern(5000), "the file has changed");
-        });
-    BOOST_TEST_CONTEXT("way " << static_cast<int>(how)) { BOOST_TEST(problems == ""); }
+    for (std::size_t const reserve : {std::size_t{0}, 64 * page}) {
+      auto const problems = found_at_every_allocation(
+          [&](scratch const& s) {
+            return or_throw(mutable_mapped_file::open(s.file("f", pattern(5000)), {.reserve = reserve}));
+          },
+          [&](mutable_mapped_file& f, scratch const&) {
+            switch (how) {
+            case way::resize:
+              return f.resize(40'000).has_value();
+            case way::append:
+              return f.append(f.bytes()).has_value() && f.append(f.bytes()).has_value();
+            case way::reserve:
+              return f.reserve(1024 * page).has_value();
+            }
+            return false;
+          },
+          [&](mutable_mapped_file& f, scratch const& s, bool, findings& found) {
+            found.expect(text_of(f.bytes().first(5000)) == pattern(5000), "bytes have changed");
+            found.expect(std::filesystem::file_size(s / "f") == f.size(), "the file has another size than the view");
+            auto const size = f.size();
+            found.expect(or_throw(f.append(bytes_of("more"))) == size, "an append goes elsewhere");
+            found.expect(text_of(f.bytes().last(4)) == "more", "an append is not there");
+            or_throw(f.resize(5000, durability::data));
+            or_throw(f.close());
+            found.expect(read_back(s / "f") == pattern(5000), "the file has changed");
+          });
+      BOOST_TEST_CONTEXT("way " << static_cast<int>(how) << " reserve " << reserve) { BOOST_TEST(problems == ""); }
+    }
   }
 }
 
