@@ -724,7 +724,9 @@ auto file::read_at(std::uint64_t offset, std::span<std::byte> bytes) const -> re
   if (offset > os::largest_offset) {
     return 0;
   }
-  auto const got = read_fully(state_->descriptor(), offset, bytes);
+  // A read may not reach past the largest offset, even where nothing is.
+  auto const within = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), os::largest_offset - offset));
+  auto const got = read_fully(state_->descriptor(), offset, bytes.first(within));
   if (!got) {
     return state_->fail(got.error(), "read", range);
   }
