@@ -226,9 +226,11 @@ public:
   /// Reads bytes from `offset` on. Returns how many: fewer than asked only at the end of the file.
   [[nodiscard]] auto read_at(std::uint64_t offset, std::span<std::byte> bytes) const -> result<std::size_t>;
 
-  /// Writes all of `bytes` at `offset`, growing the file where they reach past its end.
+  /// Writes all of `bytes` at `offset`, growing the file where they reach past its end. A gap between the end and `offset`
+  /// reads as zero, whatever has been stored there through a mapping of the last page.
   ///
-  /// Errors: `errc::read_only`, or what pwrite(2) reports. The error's range is what was not written; what lies before it was.
+  /// Errors: `errc::read_only`, or what pwrite(2) reports. The error's range is what was not written; what lies before it
+  /// was, a part of the gap as zeros included.
   [[nodiscard]] auto write_at(std::uint64_t offset, std::span<std::byte const> bytes) -> result<void>;
 
   /// Brings the file's bytes to at least `level` and returns the level reached.

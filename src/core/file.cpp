@@ -331,6 +331,22 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   return put.error;
 }
 
+// The same for a write that leaves a gap behind the end: the rest of the last page reads as zero before it is a part of
+// the file. A write at the beginning leaves none; of any other only the size tells.
+auto clear_gap(open_file const& target, std::uint64_t offset, std::size_t length) -> os::outcome<void> {
+  if (offset == 0 || length == 0 || target.type != os::file_type::regular) {
+    return {};
+  }
+  auto const status = os::status(target.descriptor());
+  if (!status) {
+    return std::unexpected(status.error());
+  }
+  auto const size = status->size;
+  auto const end = std::min(offset, os::round_up(size, os::page_size()).value_or(offset));
+  auto const code = size < end ? write_zeros(target, {.begin = size, .end = end}) : 0;
+  return code == 0 ? os::outcome<void>{} : std::unexpected(code);
+}
+
 } // namespace
 
 auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int {
@@ -743,6 +759,9 @@ auto file::write_at(std::uint64_t offset, std::span<std::byte const> bytes) -> r
   }
   if (!os::fits(offset, bytes.size(), os::largest_offset)) {
     return state_->fail(EFBIG, "write", range);
+  }
+  if (auto const cleared = clear_gap(*state_, offset, bytes.size()); !cleared) {
+    return state_->fail(cleared.error(), "write", range);
   }
   auto const put = write_fully(state_->descriptor(), offset, bytes);
   if (put.error != 0) {

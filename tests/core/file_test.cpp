@@ -154,11 +154,24 @@ BOOST_AUTO_TEST_CASE(says_which_bytes_a_failed_write_left_unwritten) {
   auto f = or_throw(file::create_new(s / "f"));
   armed const table;
   seam::shorten(os::call::pwrite, 4);
-  seam::fail_nth(3, EIO);
+  seam::fail_nth(4, EIO); // fstat, then the third of the writes
   auto const outcome = f.write_at(100, bytes_of("0123456789"));
   BOOST_REQUIRE(fails(outcome, std::errc::io_error));
   BOOST_TEST((outcome.error().range() == byte_range{.offset = 108, .length = 2}));
   BOOST_TEST(read_back(s / "f").substr(100) == "01234567");
+}
+
+BOOST_AUTO_TEST_CASE(writes_where_it_has_bytes_without_clearing_any) {
+  scratch const s;
+  auto f = open_rw(s.file("f", pattern(100)));
+  armed const table;
+  or_throw(f.write_at(0, bytes_of("abc")));
+  BOOST_TEST(seam::calls().size() == 1U);
+  or_throw(f.write_at(50, bytes_of("abc")));
+  or_throw(f.write_at(100, bytes_of("abc")));
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == 3);
+  or_throw(f.write_at(104, bytes_of("abc")));
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == 5);
 }
 
 BOOST_AUTO_TEST_CASE(refuses_to_write_past_the_largest_offset_and_changes_nothing) {
@@ -193,7 +206,7 @@ BOOST_AUTO_TEST_CASE(never_shows_what_was_stored_past_its_end) {
   auto on_disk = or_throw(file::create_new(s / "f"));
   auto in_memory = or_throw(file::in_memory("tail"));
   for (auto* const f : {&on_disk, &in_memory}) {
-    for (bool const allocating : {false, true}) {
+    for (int const how : {0, 1, 2}) { // of growing
       or_throw(f->resize(0));
       or_throw(f->resize(10));
       auto* const page =
@@ -201,8 +214,11 @@ BOOST_AUTO_TEST_CASE(never_shows_what_was_stored_past_its_end) {
       BOOST_REQUIRE(page != MAP_FAILED);
       page[50] = 7;
       page[4000] = 7;
-      or_throw(allocating ? f->allocate({.offset = 0, .length = 3000}) : f->resize(3000));
-      or_throw(allocating ? f->allocate({.offset = 0, .length = 9000}) : f->resize(9000));
+      for (std::size_t const size : {3000U, 9000U}) {
+        or_throw(how == 0   ? f->resize(size)
+                 : how == 1 ? f->allocate({.offset = 0, .length = size})
+                            : f->write_at(size - 1, bytes_of(std::string_view{"\0", 1})));
+      }
       BOOST_TEST((content_of(*f) == std::string(9000, '\0')));
       ::munmap(page, 4096);
     }
