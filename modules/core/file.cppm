@@ -217,7 +217,8 @@ public:
   /// The parts of `range` that hold data, in order; the rest are holes. Without support by the file system all is data.
   [[nodiscard]] auto data_ranges(byte_range range = whole) const -> result<std::vector<byte_range>>;
 
-  /// Copies the file to `path`, which must not exist, sharing blocks where the file system can.
+  /// Copies the file to `path`, which must not exist, sharing blocks where the file system can. The copy is as long as
+  /// what could be read: shorter than `size` said for a file of sysfs, or for one that is made shorter meanwhile.
   ///
   /// Returns how. Errors: `std::errc::file_exists`, or what the system reports; no file is then left at `path`.
   [[nodiscard]] auto clone_to(std::filesystem::path const& path, clone_options options = {}) const

@@ -162,7 +162,8 @@ auto sync_parent(os::descriptor directory, std::string_view path) -> os::outcome
 
 auto closed_handle(std::string_view operation) -> std::unexpected<error> { return failure(errc::closed, operation); }
 
-auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os::outcome<void> {
+// Returns where the part ended: before its end where the file turned out to be shorter.
+auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os::outcome<std::uint64_t> {
   auto const size = part.end;
   auto done = part.begin;
   while (done < size) {
@@ -185,12 +186,12 @@ auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os:
     if (put.error != 0) {
       return std::unexpected(put.error);
     }
-    if (*got < length) {
-      break; // it was made shorter meanwhile
-    }
     done += *got;
+    if (*got < length) {
+      break; // it was made shorter meanwhile, or never was as long as it said
+    }
   }
-  return {};
+  return done;
 }
 
 // Files of /proc say they are empty: only reading tells.
@@ -226,29 +227,51 @@ auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::
     return os::interval{.begin = end, .end = end};
   }
   auto const hole = retry([&] { return os::next_hole(from, *begin); });
+  if (!hole && hole.error() == ENXIO) { // it was made shorter meanwhile: reading tells where it ends now
+    return os::interval{.begin = *begin, .end = end};
+  }
   if (!hole) {
     return std::unexpected(hole.error());
   }
   return os::interval{.begin = *begin, .end = std::min(*hole, end)};
 }
 
-// Copies the data and leaves the holes.
-auto copy_bytes(os::descriptor from, os::descriptor to, std::uint64_t size) -> os::outcome<void> {
+// Copies the data and leaves the holes. The copy is as long as what could be read: a file may be made shorter meanwhile,
+// and one of sysfs says it is a page long.
+auto copy_bytes(open_file const& from, os::descriptor to, std::uint64_t size) -> result<void> {
+  auto const fail = [&](int code) { return from.fail(code, "copy"); };
   if (size == 0) {
-    return copy_to_end(from, to);
+    auto const copied = copy_to_end(from.descriptor(), to);
+    return copied ? result<void>{} : fail(copied.error());
   }
   if (auto const sized = retry([&] { return os::set_size(to, size); }); !sized) {
-    return sized;
+    return fail(sized.error());
   }
-  for (std::uint64_t at = 0; at < size;) {
-    auto const data = next_data(from, at, size);
+  auto length = size;
+  for (std::uint64_t at = 0; at < length;) {
+    auto const data = next_data(from.descriptor(), at, length);
     if (!data) {
-      return std::unexpected(data.error());
+      return fail(data.error());
     }
-    if (auto const copied = copy_part(from, to, *data); !copied) {
-      return copied;
+    if (data->empty()) { // a hole up to the end, wherever that is now
+      auto const now = from.size();
+      if (!now) {
+        return std::unexpected(now.error());
+      }
+      length = std::clamp(*now, at, length);
+      break;
     }
+    auto const copied = copy_part(from.descriptor(), to, *data);
+    if (!copied) {
+      return fail(copied.error());
+    }
+    length = *copied < data->end ? *copied : length;
     at = data->end;
+  }
+  if (length < size) {
+    if (auto const cut = retry([&] { return os::set_size(to, length); }); !cut) {
+      return fail(cut.error());
+    }
   }
   return {};
 }
@@ -711,8 +734,8 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   auto method = clone_method::reflink;
   if (!retry([&] { return os::clone(target->descriptor(), state_->descriptor()); })) {
     method = clone_method::copy;
-    if (auto const copied = copy_bytes(state_->descriptor(), target->descriptor(), *size); !copied) {
-      return fail(copied.error());
+    if (auto const copied = copy_bytes(*state_, target->descriptor(), *size); !copied) {
+      return fail(copied.error().code().value());
     }
   }
   if (options.level != durability::none) {

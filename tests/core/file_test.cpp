@@ -469,6 +469,60 @@ BOOST_AUTO_TEST_CASE(of_proc_is_cloned_with_what_reading_it_gives) {
   BOOST_TEST(!read_back(s / "copy").empty());
 }
 
+BOOST_AUTO_TEST_CASE(of_sysfs_is_cloned_as_long_as_it_reads_and_not_as_it_says) {
+  auto const path = std::filesystem::path{"/sys/devices/system/cpu/online"};
+  if (!std::filesystem::exists(path)) {
+    skip("no sysfs");
+    return;
+  }
+  scratch const s;
+  auto const f = or_throw(file::open(path));
+  (void)or_throw(f.clone_to(s / "copy"));
+  BOOST_TEST(read_back(s / "copy") == read_back(path));
+  BOOST_TEST(or_throw(f.size()) > read_back(path).size()); // else this test would show nothing
+}
+
+BOOST_AUTO_TEST_CASE(that_shrinks_while_it_is_cloned_has_a_copy_as_long_as_what_is_left) {
+  // Where the other process comes in between: before the size is used, between SEEK_DATA and SEEK_HOLE, in the copying.
+  for (auto const slow : {os::call::ftruncate, os::call::lseek, os::call::copy_file_range, os::call::pread}) {
+    for (bool const hole : {false, true}) {
+      scratch const s;
+      auto const path = s.file("f", pattern(100'000));
+      if (hole) {
+        std::filesystem::resize_file(path, 300'000);
+      }
+      auto const f = or_throw(file::open(path));
+      auto const child = start_child([&] {
+        ::usleep(30'000);
+        std::filesystem::resize_file(path, 10'000);
+        return 0;
+      });
+      armed const table;
+      seam::fail(os::call::ioctl, EOPNOTSUPP);
+      if (slow == os::call::pread) {
+        seam::fail(os::call::copy_file_range, EXDEV);
+      }
+      seam::delay(slow, std::chrono::milliseconds{120});
+      auto const cloned = f.clone_to(s / "copy");
+      BOOST_TEST(end_of(child) == 0);
+      BOOST_TEST_CONTEXT(os::name_of(slow) << (hole ? " with a hole" : "")) {
+        BOOST_TEST(cloned.has_value());
+        BOOST_TEST((read_back(s / "copy") == pattern(10'000)));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(is_cloned_though_no_hole_is_found_after_its_data) {
+  scratch const s;
+  auto const f = or_throw(file::open(s.file("f", pattern(100'000))));
+  armed const table;
+  seam::fail(os::call::ioctl, EOPNOTSUPP);
+  seam::fail(os::call::lseek, ENXIO, 1, 1); // as if it had been made shorter after SEEK_DATA
+  (void)or_throw(f.clone_to(s / "copy"));
+  BOOST_TEST((read_back(s / "copy") == pattern(100'000)));
+}
+
 BOOST_AUTO_TEST_CASE(that_is_empty_goes_through_every_function) {
   scratch const s;
   auto f = or_throw(file::create_new(s / "f"));
