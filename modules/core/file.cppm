@@ -204,9 +204,12 @@ public:
   /// Puts real blocks behind `range`, growing the file to its end: a later write there cannot fail for want of space on
   /// file systems that write in place (docs/durability.md says which).
   ///
-  /// Where the file system cannot allocate, zeros are written into the holes instead.
+  /// Where the file system cannot allocate, zeros are written into the holes instead; where it does not tell its holes
+  /// either, over every page that reads as zero. Nobody may write the range meanwhile there.
   ///
-  /// Errors: `std::errc::no_space_on_device` and what fallocate(2) reports; the size is then as before.
+  /// Errors: `errc::read_only`; `errc::out_of_range` when the numbers of `range` overflow;
+  /// `std::errc::no_space_on_device` and what fallocate(2) reports. The size is then as before, unless somebody else has
+  /// made the file longer meanwhile: what others write is not cut off.
   [[nodiscard]] auto allocate(byte_range range) -> result<void>;
 
   /// Gives the blocks behind `range` back; its bytes read as zero. The size stays, and a range past the end is cut.

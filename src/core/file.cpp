@@ -308,7 +308,56 @@ auto write_zeros(open_file const& target, os::interval bytes) -> int {
   return 0;
 }
 
+// Writes the pages of `bytes` that read as zero: one that does not has a block.
+auto rewrite_zero_pages(open_file const& target, os::interval bytes) -> int {
+  if (!target.readable) {
+    return EOPNOTSUPP;
+  }
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(transfer_size);
+  for (auto at = bytes.begin; at < bytes.end; at += transfer_size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.end - at, transfer_size));
+    auto const got = read_fully(target.descriptor(), at, {buffer.get(), length});
+    if (!got) {
+      return got.error();
+    }
+    for (std::size_t begin = 0; begin < *got; begin += os::page_size()) {
+      std::span const page{buffer.get() + begin, std::min(os::page_size(), *got - begin)};
+      if (std::ranges::any_of(page, [](std::byte b) { return b != std::byte{0}; })) {
+        continue;
+      }
+      if (auto const put = write_fully(target.descriptor(), at + begin, page); put.error != 0) {
+        return put.error;
+      }
+    }
+  }
+  return 0;
+}
+
+// Whether SEEK_HOLE names the holes: many file systems that cannot allocate know of none but the end.
+auto tells_holes(open_file const& target, std::uint64_t size) -> os::outcome<bool> {
+  auto const hole = retry([&] { return os::next_hole(target.descriptor(), 0); });
+  if (hole) {
+    return *hole < size;
+  }
+  auto const unknown = hole.error() == EINVAL || hole.error() == EOPNOTSUPP;
+  return unknown ? os::outcome<bool>{false} : std::unexpected(hole.error());
+}
+
 auto fill_holes(open_file const& target, os::interval bytes) -> int {
+  auto const status = os::status(target.descriptor());
+  if (!status) {
+    return status.error();
+  }
+  if (status->allocated >= status->size) {
+    return 0; // there are none
+  }
+  auto const told = tells_holes(target, status->size);
+  if (!told) {
+    return told.error();
+  }
+  if (!*told) {
+    return rewrite_zero_pages(target, bytes);
+  }
   auto at = bytes.begin;
   while (at < bytes.end) {
     auto const hole = retry([&] { return os::next_hole(target.descriptor(), at); });

@@ -22,10 +22,12 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "support/mounts.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
@@ -303,6 +305,47 @@ BOOST_AUTO_TEST_CASE(fills_its_holes_with_zeros_where_nothing_can_be_allocated) 
     BOOST_TEST(or_throw(f.metadata()).allocated_bytes >= 300'000U);
     BOOST_TEST(or_throw(f.data_ranges({.offset = 1000})).size() == 1U);
   }
+}
+
+BOOST_AUTO_TEST_CASE(gets_blocks_also_where_nothing_can_be_allocated_and_no_hole_is_told) {
+  // NFS before version 4.2 and many others: no fallocate, and of holes either nothing, or only the one at the end.
+  for (int const code : {EINVAL, EOPNOTSUPP}) {
+    scratch const s;
+    auto f = or_throw(file::create_new(s / "f"));
+    or_throw(f.resize(3'000'000));
+    or_throw(f.write_at(50'000, bytes_of(pattern(10'000))));
+    armed const table;
+    seam::fail(os::call::fallocate, EOPNOTSUPP);
+    seam::fail(os::call::lseek, code);
+    or_throw(f.allocate({.offset = 0, .length = 3'100'000}));
+    BOOST_TEST((content_of(f) == std::string(50'000, '\0') + pattern(10'000) + std::string(3'040'000, '\0')));
+    or_throw(f.sync());
+    BOOST_TEST(or_throw(f.metadata()).allocated_bytes >= 3'100'000U);
+    auto const writes = std::ranges::count(seam::calls(), os::call::pwrite);
+    or_throw(f.allocate(fmmap::whole));
+    BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == writes); // there are blocks: nothing to do
+  }
+}
+
+BOOST_AUTO_TEST_CASE(on_a_file_system_that_cannot_allocate_gets_blocks_behind_what_was_only_resized) {
+  scratch const s;
+  std::filesystem::create_directory(s / "disk");
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto problem = own_mounts();
+               if (problem.empty() && ::mount("none", (s / "disk").c_str(), "ramfs", 0, nullptr) != 0) {
+                 problem = "no ramfs";
+               }
+               if (!problem.empty()) {
+                 found.skip("a file system that cannot allocate: " + problem);
+                 return;
+               }
+               auto f = or_throw(file::create_new(s / "disk/f"));
+               or_throw(f.resize(100'000));
+               or_throw(f.allocate(fmmap::whole));
+               auto const m = or_throw(fmmap::mapping::map(f));
+               found.expect(or_throw(m.residency()).resident_bytes >= 100'000, "pages"); // which are its blocks
+               found.expect(content_of(f) == std::string(100'000, '\0'), "content");
+             }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(has_its_size_again_when_filling_with_zeros_fails) {
