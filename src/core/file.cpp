@@ -295,17 +295,21 @@ auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> 
 
 namespace {
 
+auto is_zero(std::span<std::byte const> bytes) -> bool {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
 // For file systems that cannot allocate: a byte written is a block allocated.
-auto write_zeros(open_file const& target, os::interval bytes) -> int {
+auto write_zeros(open_file const& target, os::interval bytes) -> written {
   auto const zeros =
       std::make_unique<std::byte[]>(static_cast<std::size_t>(std::min(bytes.length(), std::uint64_t{transfer_size})));
   for (auto at = bytes.begin; at < bytes.end; at += transfer_size) {
     auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.end - at, transfer_size));
     if (auto const put = write_fully(target.descriptor(), at, {zeros.get(), length}); put.error != 0) {
-      return put.error;
+      return {.bytes = static_cast<std::size_t>(at - bytes.begin) + put.bytes, .error = put.error};
     }
   }
-  return 0;
+  return {.bytes = static_cast<std::size_t>(bytes.length()), .error = 0};
 }
 
 // Writes the pages of `bytes` that read as zero: one that does not has a block.
@@ -322,7 +326,7 @@ auto rewrite_zero_pages(open_file const& target, os::interval bytes) -> int {
     }
     for (std::size_t begin = 0; begin < *got; begin += os::page_size()) {
       std::span const page{buffer.get() + begin, std::min(os::page_size(), *got - begin)};
-      if (std::ranges::any_of(page, [](std::byte b) { return b != std::byte{0}; })) {
+      if (!is_zero(page)) {
         continue;
       }
       if (auto const put = write_fully(target.descriptor(), at + begin, page); put.error != 0) {
@@ -372,8 +376,8 @@ auto fill_holes(open_file const& target, os::interval bytes) -> int {
       return data.error();
     }
     auto const end = data ? std::min(*data, bytes.end) : bytes.end;
-    if (auto const code = write_zeros(target, {.begin = *hole, .end = end}); code != 0) {
-      return code;
+    if (auto const put = write_zeros(target, {.begin = *hole, .end = end}); put.error != 0) {
+      return put.error;
     }
     at = end;
   }
@@ -391,7 +395,7 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   auto const tail = std::make_unique<std::byte[]>(length);
   if (target.readable) {
     auto const got = read_fully(target.descriptor(), old, {tail.get(), length});
-    if (got && std::all_of(tail.get(), tail.get() + length, [](std::byte b) { return b == std::byte{0}; })) {
+    if (got && is_zero({tail.get(), length})) {
       return 0;
     }
   }
@@ -415,8 +419,53 @@ auto clear_gap(open_file const& target, std::uint64_t offset, std::size_t length
   }
   auto const size = status->size;
   auto const end = std::min(offset, os::round_up(size, os::page_size()).value_or(offset));
-  auto const code = size < end ? write_zeros(target, {.begin = size, .end = end}) : 0;
+  auto const code = size < end ? write_zeros(target, {.begin = size, .end = end}).error : 0;
   return code == 0 ? os::outcome<void>{} : std::unexpected(code);
+}
+
+} // namespace
+
+namespace {
+
+// Where the last data of the file end, from `begin` on; `begin` when there are none. `size` where that cannot be told.
+auto end_of_data(open_file const& target, std::uint64_t begin, std::uint64_t size) -> os::outcome<std::uint64_t> {
+  auto found = begin;
+  // The page that `begin` lies in is data as a whole: there only the bytes tell.
+  auto const page_end = std::min(size, os::round_up(begin, os::page_size()).value_or(size));
+  if (begin < page_end && target.readable) {
+    auto const tail = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(page_end - begin));
+    std::span const bytes{tail.get(), static_cast<std::size_t>(page_end - begin)};
+    auto const got = read_fully(target.descriptor(), begin, bytes);
+    if (!got) {
+      return std::unexpected(got.error());
+    }
+    found = is_zero(bytes.first(*got)) ? begin : page_end;
+  }
+  for (auto at = page_end; at < size;) {
+    auto const data = next_data(target.descriptor(), at, size);
+    if (!data) {
+      return std::unexpected(data.error());
+    }
+    found = data->empty() ? found : data->end;
+    at = data->end;
+  }
+  return found;
+}
+
+// Makes the file `old` bytes long again after an allocation has failed, which frees what it got past that. What it wrote
+// itself ends at `own_end`. Data further on are somebody else's, who has written to the file meanwhile, and stay.
+void undo_growth(open_file const& target, std::uint64_t old, std::uint64_t own_end) {
+  auto const size = target.size();
+  if (!size) {
+    return drop(size.error());
+  }
+  auto const from = std::max(old, own_end);
+  auto const kept = *size > from ? end_of_data(target, from, *size) : from;
+  if (!kept) {
+    return drop(kept.error(), "find the data of", target.path);
+  }
+  auto const length = *kept > from ? *kept : std::min(old, *size);
+  drop_failure(retry([&] { return os::set_size(target.descriptor(), length); }), "restore the size of", target.path);
 }
 
 } // namespace
@@ -424,15 +473,18 @@ auto clear_gap(open_file const& target, std::uint64_t offset, std::size_t length
 auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int {
   auto const done = retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), false); });
   auto code = done ? 0 : done.error();
+  auto own_end = size;
   if (code == EOPNOTSUPP || code == ENOSYS) {
     code = bytes.begin < size ? fill_holes(target, {.begin = bytes.begin, .end = std::min(bytes.end, size)}) : 0;
     if (code == 0 && bytes.end > size) {
-      code = write_zeros(target, {.begin = std::max(size, bytes.begin), .end = bytes.end});
+      auto const begin = std::max(size, bytes.begin);
+      auto const put = write_zeros(target, {.begin = begin, .end = bytes.end});
+      code = put.error;
+      own_end = begin + put.bytes;
     }
   }
   if (code != 0 && bytes.end > size) {
-    // ext4 leaves the file grown and partly allocated.
-    drop_failure(retry([&] { return os::set_size(target.descriptor(), size); }), "restore the size of", target.path);
+    undo_growth(target, size, own_end); // ext4 leaves the file grown and partly allocated
   }
   return code;
 }
