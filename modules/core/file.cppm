@@ -56,7 +56,8 @@ struct open_options {
   fmmap::symlinks symlinks = fmmap::symlinks::follow;
   /// The path may not leave the directory it starts from, by "..", an absolute path or a link.
   bool beneath = false;
-  /// Opens directories, devices, FIFOs and sockets too. Reads and writes of them may block; opening never does.
+  /// Opens directories, devices, FIFOs and sockets too. Reads and writes of them may block; opening never does. Opening a
+  /// regular file waits only for whoever holds a lease on it (fcntl(2), F_SETLEASE), as a file server may.
   bool any_type = false;
   /// After creating the file, makes its name durable.
   bool sync_directory = false;
@@ -188,7 +189,8 @@ public:
   /// `access::read_only` or `access::read_write`.
   [[nodiscard]] auto access() const noexcept -> fmmap::access;
 
-  /// The descriptor, still this handle's; -1 when closed.
+  /// The descriptor, still this handle's; -1 when closed. That of a regular file may carry O_NONBLOCK, which Linux does not
+  /// heed in its reads and writes.
   [[nodiscard]] auto native_handle() const noexcept -> int;
 
   /// The size now, whoever changed it.
@@ -266,7 +268,10 @@ public:
 
   [[nodiscard]] auto seals() const -> result<file_seals>;
 
-  /// Gives the descriptor up to the caller. Errors: `errc::in_use` while a mapping, view or job shares it.
+  /// Gives the descriptor up to the caller, without O_NONBLOCK unless it was adopted with it.
+  ///
+  /// Errors: `errc::in_use` while a mapping, view or job shares it, or what fcntl(2) reports. After an error it is still the
+  /// handle's.
   [[nodiscard]] auto release() -> result<int>;
 
   /// Closes the handle and reports what close(2) does. Nothing is synced. While mappings, views or jobs share the

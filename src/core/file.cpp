@@ -107,6 +107,9 @@ auto open_existing(os::descriptor directory, char const* path, os::open_flags fl
     flags.no_follow = false;
     opened = open_descriptor(directory, path, flags, 0);
   }
+  if (!opened && opened.error() == EAGAIN) [[unlikely]] {
+    opened = open_waiting(directory, path, flags);
+  }
   if (!opened) [[unlikely]] {
     return std::unexpected(opened.error());
   }
@@ -540,7 +543,28 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
   }
   state->attach(std::move(opened->descriptor), *status, {.read = true, .write = writes});
   state->through_link = opened->through_link;
+  state->nonblocking = status->type == os::file_type::regular;
   return opened_file{.state = std::move(state), .size = status->size, .created = opened->created};
+}
+
+auto open_waiting(os::descriptor directory, char const* path, os::open_flags flags) -> os::outcome<os::descriptor> {
+  auto const wanted = os::open_flags{.write = flags.write, .wait = true};
+  flags.write = false;
+  flags.path_only = true; // opens nothing, and so waits for nobody
+  auto const found = open_descriptor(directory, path, flags, 0);
+  if (!found) {
+    return found;
+  }
+  unique_descriptor const there{*found};
+  auto const status = os::status(there.get());
+  if (!status) {
+    return std::unexpected(status.error());
+  }
+  if (status->type != os::file_type::regular) {
+    return std::unexpected(EAGAIN);
+  }
+  auto const opened = retry([&] { return os::reopen(there.get(), wanted); });
+  return !opened && opened.error() == ENOENT ? std::unexpected(EAGAIN) : opened; // no /proc to reopen by
 }
 
 auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory> {
@@ -606,6 +630,7 @@ auto file::temporary(std::filesystem::path const& directory) -> result<file> {
     return failure(status.error(), "create a temporary file in", directory.native());
   }
   state->attach(std::move(descriptor), *status, {.read = true, .write = true});
+  state->nonblocking = true;
   return handle_access::wrap(std::move(state));
 }
 
@@ -968,6 +993,12 @@ auto file::release() -> result<int> {
   }
   if (is_shared(*state_)) {
     return state_->fail(errc::in_use, "release");
+  }
+  if (state_->nonblocking) {
+    if (auto const done = os::set_blocking(state_->descriptor()); !done) {
+      return state_->fail(done.error(), "release");
+    }
+    state_->nonblocking = false;
   }
   auto const state = std::move(state_);
   return state->release();

@@ -92,9 +92,11 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
   if (options.symlinks == symlinks::refuse_all) {
     return failure(errc::invalid_options, "open", path.native(), {}, "file::open refuses links anywhere in a path");
   }
-  auto const opened = retry([&] {
-    return os::open(os::working_directory, path.c_str(), {.no_follow = options.symlinks == symlinks::refuse_last}, 0);
-  });
+  auto const flags = os::open_flags{.no_follow = options.symlinks == symlinks::refuse_last};
+  auto opened = retry([&] { return os::open(os::working_directory, path.c_str(), flags, 0); });
+  if (!opened && opened.error() == EAGAIN) {
+    opened = open_waiting(os::working_directory, path.c_str(), flags);
+  }
   if (!opened && opened.error() == ELOOP && options.symlinks == symlinks::refuse_last) {
     return failure(errc::symbolic_link, "open", path.native());
   }

@@ -142,6 +142,7 @@ public:
   bool writable = false;
   bool in_memory = false;
   bool through_link = false;         // the last component of the path was a symbolic link
+  bool nonblocking = false;          // the descriptor has O_NONBLOCK, from the open
   unique_descriptor unsynced_parent; // of a name that is removed but not durably so
 
 private:
@@ -235,6 +236,11 @@ struct opened_file {
 
 [[nodiscard]] auto open_path(os::descriptor directory, char const* path, open_options const& options, bool exclusive)
     -> result<opened_file>;
+
+// Opens a regular file that has just been found not to open without waiting, because somebody holds a lease on it, and
+// waits. Anything else is EAGAIN: a FIFO is never waited for, whatever takes the name meanwhile.
+[[nodiscard]] auto open_waiting(os::descriptor directory, char const* path, os::open_flags flags)
+    -> os::outcome<os::descriptor>;
 
 // A directory and the last component of a path in it.
 struct parent_directory {

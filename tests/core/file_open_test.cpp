@@ -158,6 +158,70 @@ BOOST_AUTO_TEST_CASE(takes_any_type_on_request_without_blocking) {
   BOOST_TEST((text_of(got) == std::string(10, '\0')));
 }
 
+BOOST_AUTO_TEST_CASE(waits_for_whoever_holds_a_lease_on_it) {
+  scratch const s;
+  auto const path = s.file("f", "abc");
+  BOOST_TEST(found_in_child([&](findings& found) {
+               int ends[2];
+               found.expect(::pipe(ends) == 0, "a pipe");
+               ::alarm(60); // and not for ever
+               // A server with a lease: asked by the system to give it up, it takes a while.
+               auto const server = start_child([&] {
+                 sigset_t asked;
+                 ::sigemptyset(&asked);
+                 ::sigaddset(&asked, SIGIO);
+                 ::sigprocmask(SIG_BLOCK, &asked, nullptr); // whatever comes when
+                 auto const descriptor = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+                 for (int i = 0; i < 3; ++i) {
+                   char const answer = ::fcntl(descriptor, F_SETLEASE, F_WRLCK) == 0 ? 'y' : 'n';
+                   (void)!::write(ends[1], &answer, 1);
+                   if (answer == 'n') {
+                     break;
+                   }
+                   timespec const longest{.tv_sec = 5, .tv_nsec = 0};
+                   ::sigtimedwait(&asked, nullptr, &longest);
+                   ::usleep(50'000);
+                   ::fcntl(descriptor, F_SETLEASE, F_UNLCK);
+                   ::usleep(200'000); // until nobody else has the file open
+                 }
+                 return 0;
+               });
+               for (int i = 0; i < 3; ++i) {
+                 char answer = 'n';
+                 (void)!::read(ends[0], &answer, 1);
+                 if (answer == 'n') {
+                   found.skip("no leases on this file system");
+                   break;
+                 }
+                 if (i == 0) {
+                   found.expect(or_throw(or_throw(file::open(path)).size()) == 3, "open");
+                 } else if (i == 1) {
+                   auto const folder = or_throw(file::open(s.folder(), {.any_type = true}));
+                   auto f = or_throw(file::open_at(folder, "f", {.access = access::read_write, .beneath = true}));
+                   or_throw(f.write_at(0, bytes_of("xyz")));
+                 } else {
+                   found.expect(text_of(or_throw(fmmap::file_view::open(path)).bytes()) == "xyz", "view");
+                 }
+               }
+               found.expect(end_of(server) == 0, "the server");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(that_would_have_to_wait_for_anything_else_does_not) {
+  scratch const s;
+  BOOST_REQUIRE(::mkfifo((s / "fifo").c_str(), 0600) == 0);
+  (void)s.file("f", "abc");
+  armed const table;
+  seam::fail(os::call::openat, EAGAIN, 1);
+  BOOST_TEST(fails(file::open(s / "fifo", {.any_type = true}), std::errc::resource_unavailable_try_again));
+  seam::fail(os::call::openat, EAGAIN, 1);
+  BOOST_TEST(fails(fmmap::file_view::open(s / "fifo"), std::errc::resource_unavailable_try_again));
+  seam::fail(os::call::openat, EAGAIN, 1);
+  BOOST_TEST(file::open(s / "f").has_value());
+  seam::fail(os::call::openat, EAGAIN);
+  BOOST_TEST(fails(file::open(s / "f"), std::errc::resource_unavailable_try_again));
+}
+
 BOOST_AUTO_TEST_CASE(takes_a_file_of_proc_that_says_it_is_empty) {
   auto const f = or_throw(file::open("/proc/version"));
   BOOST_TEST(or_throw(f.size()) == 0U);

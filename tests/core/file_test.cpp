@@ -705,6 +705,7 @@ BOOST_AUTO_TEST_CASE(gives_its_descriptor_up_and_takes_it_back) {
   auto const descriptor = or_throw(f.release());
   BOOST_TEST(!f.is_open());
   BOOST_TEST(::fcntl(descriptor, F_GETFD) == FD_CLOEXEC);
+  BOOST_TEST((::fcntl(descriptor, F_GETFL) & O_NONBLOCK) == 0);
   BOOST_REQUIRE(::fcntl(descriptor, F_SETFD, 0) == 0);
   auto back = or_throw(file::adopt(descriptor, "f"));
   BOOST_TEST(back.native_handle() == descriptor);
