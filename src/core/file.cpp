@@ -155,12 +155,12 @@ auto describe_open_failure(int code, std::string_view path, open_options const& 
   return failure(code, "open", path);
 }
 
-auto sync_parent(os::descriptor directory, std::string_view path) -> os::outcome<void> {
-  auto const parent = open_parent(directory, path);
+auto sync_parent(os::descriptor directory, std::string_view path, os::descriptor file) -> os::outcome<void> {
+  auto const parent = open_parent(directory, path, true);
   if (!parent) {
     return std::unexpected(parent.error());
   }
-  return retry([&] { return os::sync(parent->descriptor.get()); });
+  return sync_directory(parent->descriptor.get(), file);
 }
 
 auto closed_handle(std::string_view operation) -> std::unexpected<error> { return failure(errc::closed, operation); }
@@ -536,7 +536,7 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
     }
   }
   if (opened->created && options.sync_directory) {
-    if (auto const synced = sync_parent(directory, path); !synced) {
+    if (auto const synced = sync_parent(directory, path, opened->descriptor.get()); !synced) {
       undo();
       return failure(synced.error(), "make durable the name of", path);
     }
@@ -567,15 +567,29 @@ auto open_waiting(os::descriptor directory, char const* path, os::open_flags fla
   return !opened && opened.error() == ENOENT ? std::unexpected(EAGAIN) : opened; // no /proc to reopen by
 }
 
-auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory> {
+auto open_parent(os::descriptor directory, std::string_view path, bool to_sync) -> os::outcome<parent_directory> {
   auto const slash = path.rfind('/');
   auto const name = slash == std::string_view::npos ? path : path.substr(slash + 1);
   std::string const parent{slash == std::string_view::npos ? "." : path.substr(0, slash + 1)};
-  auto const opened = retry([&] { return os::open(directory, parent.c_str(), {.directory = true}, 0); });
+  auto const open = [&](bool path_only) {
+    return retry([&] { return os::open(directory, parent.c_str(), {.directory = true, .path_only = path_only}, 0); });
+  };
+  auto opened = open(!to_sync);
+  if (!opened && opened.error() == EACCES && to_sync) {
+    opened = open(true);
+  }
   if (!opened) {
     return std::unexpected(opened.error());
   }
   return parent_directory{.descriptor = unique_descriptor{*opened}, .name = std::string{name}};
+}
+
+auto sync_directory(os::descriptor directory, os::descriptor file) -> os::outcome<void> {
+  auto const synced = retry([&] { return os::sync(directory); });
+  if (!synced && synced.error() == EBADF) { // open(2): O_PATH
+    return retry([&] { return os::sync_file_system(file); });
+  }
+  return synced;
 }
 
 auto file::open(std::filesystem::path const& path, open_options options) -> result<file> {
@@ -846,7 +860,8 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (!size) {
     return std::unexpected(size.error());
   }
-  auto const parent = open_parent(os::working_directory, path.native());
+  auto const to_sync = options.level >= durability::data;
+  auto const parent = open_parent(os::working_directory, path.native(), to_sync);
   if (!parent) {
     return fail(parent.error());
   }
@@ -872,8 +887,8 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (auto const done = target->publish(); !done) {
     return fail(done.error());
   }
-  if (options.level >= durability::data) {
-    if (auto const synced = retry([&] { return os::sync(parent->descriptor.get()); }); !synced) {
+  if (to_sync) {
+    if (auto const synced = sync_directory(parent->descriptor.get(), target->descriptor()); !synced) {
       drop_failure(os::unlink(parent->descriptor.get(), parent->name.c_str()), "remove the new", path.native());
       return fail(synced.error());
     }

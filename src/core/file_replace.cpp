@@ -183,8 +183,8 @@ auto staged_file::replace() -> os::outcome<void> {
 namespace {
 
 // The directory and name that `path` leads to once links in its last component are followed.
-auto find_target(std::string const& path) -> os::outcome<parent_directory> {
-  auto here = open_parent(os::working_directory, path);
+auto find_target(std::string const& path, bool to_sync) -> os::outcome<parent_directory> {
+  auto here = open_parent(os::working_directory, path, to_sync);
   for (int links = 0; here; ++links) {
     auto const status = os::status_at(here->descriptor.get(), here->name.c_str(), false);
     if (!status && status.error() != ENOENT) {
@@ -203,7 +203,7 @@ auto find_target(std::string const& path) -> os::outcome<parent_directory> {
     }
     target.resize(*length);
     auto const from = std::move(here->descriptor);
-    here = open_parent(from.get(), target);
+    here = open_parent(from.get(), target, to_sync);
   }
   return here;
 }
@@ -259,7 +259,8 @@ auto replace_file(std::filesystem::path const& path, std::size_t size,
   if (path.native().find('\0') != std::string::npos) {
     return fail(EINVAL, "the path holds a NUL character");
   }
-  auto const target = find_target(path.native());
+  auto const to_sync = options.level >= durability::data;
+  auto const target = find_target(path.native(), to_sync);
   if (!target) {
     return fail(target.error());
   }
@@ -290,8 +291,8 @@ auto replace_file(std::filesystem::path const& path, std::size_t size,
   if (auto const done = fresh->replace(); !done) {
     return fail(done.error());
   }
-  if (options.level >= durability::data) {
-    if (auto const synced = retry([&] { return os::sync(directory); }); !synced) {
+  if (to_sync) {
+    if (auto const synced = sync_directory(directory, fresh->descriptor()); !synced) {
       return fail(synced.error(), "the new content is in place, but a crash may bring the old back");
     }
   }

@@ -248,8 +248,14 @@ struct parent_directory {
   std::string name;
 };
 
-// Opens the directory that `path` lies in, from `directory` on.
-[[nodiscard]] auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory>;
+// Opens the directory that `path` lies in, from `directory` on: for `sync_directory` when `to_sync`, else only to name files
+// in it, which needs no permission to read it.
+[[nodiscard]] auto open_parent(os::descriptor directory, std::string_view path, bool to_sync)
+    -> os::outcome<parent_directory>;
+
+// Makes the names in a directory durable, one of which is or was that of `file`. A directory that may not be read cannot be
+// synced: all of its file system is, then.
+[[nodiscard]] auto sync_directory(os::descriptor directory, os::descriptor file) -> os::outcome<void>;
 
 // Transfers all of `bytes`, or as many as there are before the end of the file.
 [[nodiscard]] auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> bytes)

@@ -305,6 +305,11 @@ inline auto sync_data(descriptor file) noexcept -> outcome<void> {
   return perform(call::fdatasync, [&] { return ::fdatasync(file); });
 }
 
+// syncfs(2): all of the file system that the file is on.
+inline auto sync_file_system(descriptor file) noexcept -> outcome<void> {
+  return perform(call::syncfs, [&] { return ::syncfs(file); });
+}
+
 inline auto sync_range(descriptor file, std::uint64_t offset, std::uint64_t length, bool wait) noexcept
     -> outcome<void> {
   auto const flags = wait ? SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER

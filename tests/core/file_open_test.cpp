@@ -442,6 +442,47 @@ BOOST_AUTO_TEST_CASE(respects_permissions) {
   BOOST_TEST(entries_in(s) == 2);
 }
 
+BOOST_AUTO_TEST_CASE(and_everything_with_names_works_in_a_directory_that_may_be_written_but_not_read) {
+  scratch const s;
+  std::filesystem::create_directory(s / "drop");
+  ::chmod(s.folder().c_str(), 0755);
+  ::chmod((s / "drop").c_str(), 0333);
+  BOOST_TEST(found_in_child([&](findings& found) {
+               std::filesystem::current_path(s.folder());
+               if (is_root()) {
+                 found.expect(become_ordinary_user(), "drop to an ordinary user");
+               }
+               auto const fill = [](std::span<std::byte> bytes) { std::ranges::fill(bytes, std::byte{'x'}); };
+               auto const calls_of = [](os::call which) { return std::ranges::count(seam::calls(), which); };
+               armed const table;
+               for (auto const level : {fmmap::durability::none, fmmap::durability::data}) {
+                 auto const replaced = fmmap::replace_file("drop/replaced", 3, fill, {.level = level});
+                 found.expect(replaced.has_value(), "replace");
+                 auto options = creating;
+                 options.sync_directory = level != fmmap::durability::none;
+                 auto created = file::open("drop/f", options);
+                 found.expect(created.has_value(), "create");
+                 found.expect(created && created->clone_to("drop/copy", {.level = level}).has_value(), "clone");
+                 found.expect(calls_of(os::call::syncfs) == (options.sync_directory ? 3 : 0), "what is synced");
+                 seam::arm();
+                 found.expect(created && created->remove().has_value(), "remove");
+                 found.expect(calls_of(os::call::syncfs) == 1, "is durable, whatever it takes");
+                 auto copy = file::open("drop/copy");
+                 found.expect(copy && copy->remove().has_value(), "remove the copy");
+                 seam::arm();
+                 seam::fail(os::call::syncfs, EIO);
+                 auto again = or_throw(file::open("drop/f", creating));
+                 found.expect(fails(again.remove(), std::errc::io_error), "a failed sync");
+                 seam::arm();
+                 or_throw(again.remove());
+                 seam::arm();
+               }
+             }) == "");
+  ::chmod((s / "drop").c_str(), 0755);
+  BOOST_TEST(read_back(s / "drop/replaced") == "xxx");
+  BOOST_TEST(std::ranges::distance(std::filesystem::directory_iterator{s / "drop"}) == 1);
+}
+
 BOOST_AUTO_TEST_CASE(respects_a_read_only_file_system) {
   scratch const s;
   std::filesystem::create_directory(s / "mount");
