@@ -296,10 +296,15 @@ struct replace_options {
 /// after a crash.
 ///
 /// `fill` is given the new content, `size` zero bytes with blocks behind them. A symbolic link is followed. Open handles
-/// keep the old content. A crash in the middle leaves the old file; the next call for the same path clears what it left.
+/// keep the old content. A crash in the middle leaves the old file, and may leave one called .NAME.fmmap-new; the next call
+/// for the same path clears that. Where something has this name that is not such a file, or that may not be removed, or that
+/// another call is still filling, a number is appended; what a crash leaves under that name is cleared by the next call that
+/// comes to it.
 ///
-/// Errors: `std::errc::no_space_on_device`, `std::errc::operation_not_permitted` when the owner cannot be kept, and what
-/// else the system reports; the old file is then untouched. What `fill` throws passes through, and nothing is replaced.
+/// Errors: `errc::not_a_regular_file` when `path` leads to something else; `std::errc::no_space_on_device`;
+/// `std::errc::operation_not_permitted` when the owner cannot be kept; `std::errc::device_or_resource_busy` when a hundred
+/// such names are taken; and what else the system reports. The old file is then untouched. What `fill` throws passes
+/// through, and nothing is replaced.
 [[nodiscard]] auto replace_file(std::filesystem::path const& path, std::size_t size,
                                 std::function<void(std::span<std::byte>)> const& fill, replace_options options = {})
     -> result<void>;

@@ -294,8 +294,9 @@ public:
 
 private:
   staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named);
-  [[nodiscard]] auto take_temporary_name() -> os::outcome<void>;
-  [[nodiscard]] auto clear_leftover() const -> os::outcome<void>;
+  [[nodiscard]] auto create_named(unsigned permissions) -> os::outcome<void>;
+  template <class Attempt>
+  auto take_temporary_name(Attempt attempt) -> os::outcome<void>;
 
   unique_descriptor descriptor_;
   os::descriptor directory_;
