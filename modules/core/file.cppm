@@ -220,6 +220,8 @@ public:
   [[nodiscard]] auto punch_hole(byte_range range) -> result<void>;
 
   /// The parts of `range` that hold data, in order; the rest are holes. Without support by the file system all is data.
+  ///
+  /// Errors: `errc::out_of_range` when `range` reaches past the end, or what lseek(2) reports.
   [[nodiscard]] auto data_ranges(byte_range range = whole) const -> result<std::vector<byte_range>>;
 
   /// Copies the file to `path`, which must not exist, sharing blocks where the file system can. The copy is as long as
@@ -270,8 +272,11 @@ public:
 
   /// Gives the descriptor up to the caller, without O_NONBLOCK unless it was adopted with it.
   ///
-  /// Errors: `errc::in_use` while a mapping, view or job shares it, or what fcntl(2) reports. After an error it is still the
-  /// handle's.
+  /// What only the handle knows is not lost with it: a failed sync that no `rewrite` has made good is reported again, and a
+  /// `remove` that could not be made durable is made so.
+  ///
+  /// Errors: `errc::in_use` while a mapping, view or job shares it; as `sync` and `remove`; what fcntl(2) reports. After an
+  /// error it is still the handle's.
   [[nodiscard]] auto release() -> result<int>;
 
   /// Closes the handle and reports what close(2) does. Nothing is synced. While mappings, views or jobs share the

@@ -1009,6 +1009,14 @@ auto file::release() -> result<int> {
   if (is_shared(*state_)) {
     return state_->fail(errc::in_use, "release");
   }
+  if (auto const failed = state_->failed_sync()) {
+    return std::unexpected(*failed);
+  }
+  if (state_->unsynced_parent.get() != os::no_descriptor) {
+    if (auto const removed = remove(); !removed) {
+      return std::unexpected(removed.error());
+    }
+  }
   if (state_->nonblocking) {
     if (auto const done = os::set_blocking(state_->descriptor()); !done) {
       return state_->fail(done.error(), "release");

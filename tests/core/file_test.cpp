@@ -718,6 +718,27 @@ BOOST_AUTO_TEST_CASE(gives_its_descriptor_up_and_takes_it_back) {
   BOOST_TEST(read_back(s / "f") == "abcd");
 }
 
+BOOST_AUTO_TEST_CASE(is_not_released_with_a_failure_that_only_it_knows_of) {
+  scratch const s;
+  auto f = open_rw(s.file("f", "abc"));
+  {
+    armed const table;
+    seam::fail(os::call::fdatasync, EIO, 1);
+    BOOST_TEST(fails(f.sync(), std::errc::io_error));
+    BOOST_TEST(fails(f.release(), std::errc::io_error));
+    BOOST_TEST(f.is_open());
+    (void)or_throw(f.rewrite());
+    seam::fail(os::call::fsync, EIO, 2);
+    BOOST_TEST(fails(f.remove(), std::errc::io_error));
+    BOOST_TEST(fails(f.release(), std::errc::io_error));
+    BOOST_TEST(f.is_open());
+    seam::arm();
+    BOOST_TEST(::close(or_throw(f.release())) == 0);
+    BOOST_TEST(std::ranges::count(seam::calls(), os::call::fsync) == 1);
+  }
+  BOOST_TEST(!std::filesystem::exists(s / "f"));
+}
+
 BOOST_AUTO_TEST_CASE(adopted_for_writing_only_writes_and_cannot_be_mapped) {
   scratch const s;
   auto const path = s.file("f", "abc");
