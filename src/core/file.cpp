@@ -727,11 +727,19 @@ auto file::metadata() const -> result<file_metadata> {
   if (!status) {
     return state_->fail(status.error(), "read the metadata of");
   }
+  auto size = status->size;
+  if (status->type == os::file_type::block_device) {
+    auto const device = os::device_size(state_->descriptor());
+    if (!device) {
+      return state_->fail(device.error(), "read the metadata of");
+    }
+    size = *device;
+  }
   auto const time = [](os::timestamp t) {
     return file_metadata::time{std::chrono::seconds{t.seconds} + std::chrono::nanoseconds{t.nanoseconds}};
   };
   return file_metadata{
-      .size = status->size,
+      .size = size,
       .allocated_bytes = status->allocated,
       .links = status->links,
       .block_size = status->block_size,

@@ -255,6 +255,7 @@ BOOST_AUTO_TEST_CASE(measures_a_block_device) {
                found.expect(fails(file::open(path), errc::not_a_regular_file), "refused unless asked for");
                auto const device = or_throw(file::open(path, {.any_type = true}));
                found.expect(or_throw(device.size()) == 4 << 20, "its size");
+               found.expect(or_throw(device.metadata()).size == 4 << 20, "its size, with the rest");
                found.expect(or_throw(fmmap::mapping::map(device)).size() == 4 << 20, "mapped whole");
                ::umount2((s / "mount").c_str(), MNT_DETACH);
              }) == "");
