@@ -251,7 +251,7 @@ public:
   [[nodiscard]] auto sync(durability level = durability::data) -> result<durability>;
 
   /// Writes the bytes of `range` again as they read now and syncs them, and with that ends what a failed sync began, as
-  /// far as `range` goes. Nobody may write them meanwhile; `mapping::rewrite` has no such limit.
+  /// far as `range` goes. Holes stay holes. Nobody may write the bytes meanwhile; `mapping::rewrite` has no such limit.
   ///
   /// Errors: as `write_at` and `sync`; the file stays failed.
   [[nodiscard]] auto rewrite(byte_range range = whole) -> result<durability>;

@@ -212,6 +212,35 @@ auto copy_to_end(os::descriptor from, os::descriptor to) -> os::outcome<void> {
   }
 }
 
+auto is_zero(std::span<std::byte const> bytes) -> bool {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+// Writes bytes as they read, in a hole only those of pages that do not read as zero: where a failed sync has lost the blocks
+// of a part, the file system may call a hole what memory still has. Returns 0 or an errno.
+auto write_again(open_file const& target, os::interval part, bool hole) -> int {
+  auto const size = static_cast<std::size_t>(std::min<std::uint64_t>(part.length(), transfer_size));
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(size);
+  for (auto at = part.begin; at < part.end; at += transfer_size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(part.end - at, transfer_size));
+    auto const got = read_fully(target.descriptor(), at, {buffer.get(), length});
+    if (!got) {
+      return got.error();
+    }
+    auto const unit = hole ? os::page_size() : length;
+    for (std::size_t begin = 0; begin < *got; begin += unit) {
+      std::span const piece{buffer.get() + begin, std::min(unit, *got - begin)};
+      if (hole && is_zero(piece)) {
+        continue;
+      }
+      if (auto const put = write_fully(target.descriptor(), at + begin, piece); put.error != 0) {
+        return put.error;
+      }
+    }
+  }
+  return 0;
+}
+
 // Where data begins and ends, at or after `at`; empty when there is no more before `end`.
 auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::outcome<os::interval> {
   auto const begin = retry([&] { return os::next_data(from, at); });
@@ -297,10 +326,6 @@ auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> 
 }
 
 namespace {
-
-auto is_zero(std::span<std::byte const> bytes) -> bool {
-  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
-}
 
 // For file systems that cannot allocate: a byte written is a block allocated.
 auto write_zeros(open_file const& target, os::interval bytes) -> written {
@@ -965,18 +990,19 @@ auto file::rewrite(byte_range range) -> result<durability> {
   if (!bytes) {
     return state_->fail(errc::out_of_range, "rewrite", range);
   }
-  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(
-      static_cast<std::size_t>(std::min<std::uint64_t>(bytes->length(), transfer_size)));
-  for (auto at = bytes->begin; at < bytes->end; at += transfer_size) {
-    std::span const piece{buffer.get(),
-                          static_cast<std::size_t>(std::min<std::uint64_t>(bytes->end - at, transfer_size))};
-    auto const got = read_fully(state_->descriptor(), at, piece);
-    if (!got) {
-      return state_->fail(got.error(), "rewrite", range);
+  for (auto at = bytes->begin; at < bytes->end;) {
+    auto const data = next_data(state_->descriptor(), at, bytes->end);
+    if (!data) {
+      return state_->fail(data.error(), "rewrite", range);
     }
-    if (auto const put = write_fully(state_->descriptor(), at, piece.first(*got)); put.error != 0) {
-      return state_->fail(put.error, "rewrite", range);
+    auto code = write_again(*state_, {.begin = at, .end = data->begin}, true);
+    if (code == 0) {
+      code = write_again(*state_, *data, false);
     }
+    if (code != 0) {
+      return state_->fail(code, "rewrite", range);
+    }
+    at = data->end;
   }
   // Past the end there is nothing that could have been lost.
   return state_->sync_rewritten({.begin = bytes->begin, .end = bytes->end == *size ? everything.end : bytes->end});

@@ -739,6 +739,24 @@ BOOST_AUTO_TEST_CASE(is_not_released_with_a_failure_that_only_it_knows_of) {
   BOOST_TEST(!std::filesystem::exists(s / "f"));
 }
 
+BOOST_AUTO_TEST_CASE(keeps_its_holes_when_it_is_written_again) {
+  scratch const s;
+  auto f = or_throw(file::create_new(s / "f"));
+  or_throw(f.resize(64 << 20));
+  or_throw(f.write_at(1 << 20, bytes_of(pattern(10'000))));
+  auto const expected = std::string(1 << 20, '\0') + pattern(10'000);
+  (void)or_throw(f.rewrite());
+  BOOST_TEST(or_throw(f.metadata()).allocated_bytes < (1U << 20));
+  BOOST_TEST((content_of(f).substr(0, expected.size()) == expected));
+  // As if the file system took for a hole what a failed sync has lost: it is written again nevertheless.
+  armed const table;
+  seam::fail(os::call::lseek, ENXIO);
+  (void)or_throw(f.rewrite());
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == 3); // its pages
+  seam::disarm();
+  BOOST_TEST(or_throw(f.metadata()).allocated_bytes < (1U << 20));
+}
+
 BOOST_AUTO_TEST_CASE(adopted_for_writing_only_writes_and_cannot_be_mapped) {
   scratch const s;
   auto const path = s.file("f", "abc");

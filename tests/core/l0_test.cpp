@@ -323,6 +323,7 @@ std::vector<scenario> const scenarios{
            or_throw(f.sync());
          },
      .when_done = [](trial& t) { t.expect(t.content("data").starts_with(new_bytes), "the bytes have changed"); },
+     .tolerated = {{call::lseek, EINVAL}, {call::lseek, EOPNOTSUPP}},
      .absent = {{.call = call::fdatasync, .error = EIO, .times = 1}}},
     {.name = "removing a file",
      .calls = {"file::remove"},
