@@ -121,7 +121,7 @@ auto open_or_create(os::descriptor directory, char const* path, os::open_flags f
   auto const create = os::open_flags{
       .write = true, .create = true, .exclusive = true, .no_symlinks = flags.no_symlinks, .beneath = flags.beneath};
   // Never O_CREAT alone: whether this call created the file decides what a failure further on has to undo.
-  while (true) {
+  for (int again = 0; again < most_attempts; ++again) {
     if (!exclusive) {
       auto opened = open_existing(directory, path, flags, options.symlinks);
       if (opened || opened.error() != ENOENT || !options.create) {
@@ -140,6 +140,7 @@ auto open_or_create(os::descriptor directory, char const* path, os::open_flags f
       return std::unexpected(ENOENT);
     }
   }
+  return std::unexpected(EAGAIN); // somebody creates and removes it all the time
 }
 
 auto describe_open_failure(int code, std::string_view path, open_options const& options) -> std::unexpected<error> {
@@ -542,14 +543,18 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
   if (!opened) {
     return describe_open_failure(opened.error(), path, options);
   }
-  auto const undo = [&] {
-    if (opened->created) {
-      drop_failure(os::unlink(directory, path), "remove the new", path);
+  struct new_name { // goes with whatever ends this call, an exception included
+    os::descriptor directory;
+    char const* path;
+    bool created;
+    ~new_name() {
+      if (created) {
+        drop_failure(os::unlink(directory, path), "remove the new", path);
+      }
     }
-  };
+  } undone{.directory = directory, .path = path, .created = opened->created};
   auto const status = os::status(opened->descriptor.get());
   if (!status) {
-    undo();
     return failure(status.error(), "open", path);
   }
   if (status->type != os::file_type::regular) {
@@ -562,13 +567,13 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
   }
   if (opened->created && options.sync_directory) {
     if (auto const synced = sync_parent(directory, path, opened->descriptor.get()); !synced) {
-      undo();
       return failure(synced.error(), "make durable the name of", path);
     }
   }
   state->attach(std::move(opened->descriptor), *status, {.read = true, .write = writes});
   state->through_link = opened->through_link;
   state->nonblocking = status->type == os::file_type::regular;
+  undone.created = false;
   return opened_file{.state = std::move(state), .size = status->size, .created = opened->created};
 }
 
