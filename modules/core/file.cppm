@@ -227,7 +227,9 @@ public:
   /// Copies the file to `path`, which must not exist, sharing blocks where the file system can. The copy is as long as
   /// what could be read: shorter than `size` said for a file of sysfs, or for one that is made shorter meanwhile.
   ///
-  /// Returns how. Errors: `std::errc::file_exists`, or what the system reports; no file is then left at `path`.
+  /// Returns how. Errors: `std::errc::file_exists`; `std::errc::operation_not_permitted` where the file system has no hard
+  /// links; `std::errc::device_or_resource_busy` as `replace_file`; or what the system reports. No file is then left at
+  /// `path`.
   [[nodiscard]] auto clone_to(std::filesystem::path const& path, clone_options options = {}) const
       -> result<clone_method>;
 

@@ -888,8 +888,8 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (!state_) {
     return closed_handle("clone");
   }
-  auto const fail = [&](int code) {
-    return failure(code, "clone \"" + std::string{state_->path} + "\" to", path.native());
+  auto const fail = [&](int code, std::string_view hint = {}) {
+    return failure(code, "clone \"" + std::string{state_->path} + "\" to", path.native(), {}, hint);
   };
   if (has_nul(path.native())) {
     return fail(EINVAL);
@@ -923,7 +923,7 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
     }
   }
   if (auto const done = target->publish(); !done) {
-    return fail(done.error());
+    return fail(done.error(), naming_hint(done.error()));
   }
   if (to_sync) {
     if (auto const synced = sync_directory(parent->descriptor.get(), target->descriptor()); !synced) {

@@ -196,7 +196,26 @@ auto staged_file::create_named(unsigned permissions) -> os::outcome<void> {
 }
 
 auto staged_file::publish() -> os::outcome<void> {
-  return os::link_descriptor(descriptor(), directory_, name_.c_str()); // a temporary name goes with the destructor
+  auto const linked = os::link_descriptor(descriptor(), directory_, name_.c_str());
+  auto const without_links = !linked && (linked.error() == EPERM || linked.error() == EOPNOTSUPP);
+  if (!without_links || !*named_) {
+    return linked; // a temporary name goes with the destructor
+  }
+  auto const renamed = os::rename_to_free(directory_, temporary_name_.c_str(), name_.c_str());
+  *named_ = !renamed;
+  auto const missing = !renamed && (renamed.error() == EINVAL || renamed.error() == ENOSYS);
+  return missing ? linked : renamed;
+}
+
+auto naming_hint(int code) noexcept -> std::string_view {
+  switch (code) {
+  case ENOENT:
+    return "the directory is gone, or /proc, by which a file without a name gets one, is not mounted";
+  case EPERM:
+    return "the file system may have no hard links, by which a file without a name gets one";
+  default:
+    return {};
+  }
 }
 
 auto staged_file::replace() -> os::outcome<void> {
@@ -324,7 +343,7 @@ auto replace_file(std::filesystem::path const& path, std::size_t size,
     return fail(synced.error());
   }
   if (auto const done = fresh->replace(); !done) {
-    return fail(done.error());
+    return fail(done.error(), naming_hint(done.error()));
   }
   if (to_sync) {
     if (auto const synced = sync_directory(directory, fresh->descriptor()); !synced) {

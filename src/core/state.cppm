@@ -273,6 +273,9 @@ struct written {
 
 [[nodiscard]] auto write_fully(os::descriptor to, std::uint64_t offset, std::span<std::byte const> bytes) -> written;
 
+// What to say beside an error of a staged file's getting its name.
+[[nodiscard]] auto naming_hint(int code) noexcept -> std::string_view;
+
 // A new file that nobody sees until it is complete: it gets its name last, and leaves nothing when it does not.
 class staged_file {
 public:

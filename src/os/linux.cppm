@@ -336,6 +336,11 @@ inline auto rename(descriptor directory, char const* from, char const* to) noexc
   return perform(call::renameat, [&] { return ::renameat(directory, from, directory, to); });
 }
 
+// renameat2(2), RENAME_NOREPLACE.
+inline auto rename_to_free(descriptor directory, char const* from, char const* to) noexcept -> outcome<void> {
+  return perform(call::renameat2, [&] { return ::renameat2(directory, from, directory, to, RENAME_NOREPLACE); });
+}
+
 inline auto unlink(descriptor directory, char const* name) noexcept -> outcome<void> {
   return perform(call::unlinkat, [&] { return ::unlinkat(directory, name, 0); });
 }

@@ -504,6 +504,40 @@ BOOST_AUTO_TEST_CASE(is_cloned_on_file_systems_without_unnamed_files) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(is_cloned_on_file_systems_without_hard_links_but_over_nothing) {
+  scratch const s;
+  auto const f = or_throw(file::open(s.file("f", pattern(5000))));
+  (void)s.file("taken", "other");
+  for (bool const exists : {false, true}) {
+    armed const table;
+    seam::fail_nth(4, EOPNOTSUPP); // no unnamed files
+    seam::fail(os::call::linkat, EPERM);
+    seam::fail(os::call::fstatat, ENOENT, exists ? 1 : 0); // as if the other came later
+    auto const cloned = f.clone_to(s / (exists ? "taken" : "copy"));
+    BOOST_TEST((exists ? fails(cloned, std::errc::file_exists) : cloned.has_value()));
+  }
+  BOOST_TEST(read_back(s / "copy") == pattern(5000));
+  BOOST_TEST(read_back(s / "taken") == "other");
+  BOOST_TEST(std::ranges::distance(std::filesystem::directory_iterator{s.folder()}) == 3);
+}
+
+BOOST_AUTO_TEST_CASE(that_cannot_get_a_name_says_what_may_be_the_cause) {
+  scratch const s;
+  auto const f = or_throw(file::open(s.file("f", "abc")));
+  for (int const code : {ENOENT, EPERM}) {
+    armed const table;
+    seam::fail(os::call::linkat, code);
+    auto const cause = code == ENOENT ? "/proc" : "hard links";
+    auto const cloned = f.clone_to(s / "copy");
+    BOOST_REQUIRE(!cloned.has_value());
+    BOOST_TEST(cloned.error().message().contains(cause));
+    auto const replaced = fmmap::replace_file(s / "f", 1, [](std::span<std::byte>) {});
+    BOOST_REQUIRE(!replaced.has_value());
+    BOOST_TEST(replaced.error().message().contains(cause));
+  }
+  BOOST_TEST(read_back(s / "f") == "abc");
+}
+
 BOOST_AUTO_TEST_CASE(of_proc_is_cloned_with_what_reading_it_gives) {
   scratch const s;
   auto const f = or_throw(file::open("/proc/version"));

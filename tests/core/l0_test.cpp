@@ -289,7 +289,9 @@ std::vector<scenario> const scenarios{
                    {call::lseek, EINVAL},
                    {call::lseek, EOPNOTSUPP},
                    {call::fstatat},
-                   {call::flock, EWOULDBLOCK}},
+                   {call::flock, EWOULDBLOCK},
+                   {call::linkat, EPERM}, // renamed instead
+                   {call::linkat, EOPNOTSUPP}},
      .absent = {no_unnamed_files}},
     {.name = "syncing a file",
      .calls = {"file::sync", "file::write_at"},
