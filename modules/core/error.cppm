@@ -88,7 +88,8 @@ public:
     }
   }
 
-  /// The system's code, or one of `errc`.
+  /// The system's code, or one of `errc`. One of another category goes with the details when the error is moved from,
+  /// and `errc::closed` is left.
   [[nodiscard]] auto code() const noexcept -> std::error_code;
 
   /// What was being done, as one word: "open", "map", "flush". Lives as long as the error.

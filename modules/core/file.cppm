@@ -56,7 +56,8 @@ struct open_options {
   fmmap::symlinks symlinks = fmmap::symlinks::follow;
   /// The path may not leave the directory it starts from, by "..", an absolute path or a link.
   bool beneath = false;
-  /// Opens directories, devices, FIFOs and sockets too. Reads and writes of them may block; opening never does.
+  /// Opens directories, devices, FIFOs and sockets too. Reads and writes of them may block; opening never does. Opening a
+  /// regular file waits only for whoever holds a lease on it (fcntl(2), F_SETLEASE), as a file server may.
   bool any_type = false;
   /// After creating the file, makes its name durable.
   bool sync_directory = false;
@@ -188,7 +189,8 @@ public:
   /// `access::read_only` or `access::read_write`.
   [[nodiscard]] auto access() const noexcept -> fmmap::access;
 
-  /// The descriptor, still this handle's; -1 when closed.
+  /// The descriptor, still this handle's; -1 when closed. That of a regular file may carry O_NONBLOCK, which Linux does not
+  /// heed in its reads and writes.
   [[nodiscard]] auto native_handle() const noexcept -> int;
 
   /// The size now, whoever changed it.
@@ -204,9 +206,12 @@ public:
   /// Puts real blocks behind `range`, growing the file to its end: a later write there cannot fail for want of space on
   /// file systems that write in place (docs/durability.md says which).
   ///
-  /// Where the file system cannot allocate, zeros are written into the holes instead.
+  /// Where the file system cannot allocate, zeros are written into the holes instead; where it does not tell its holes
+  /// either, over every page that reads as zero. Nobody may write the range meanwhile there.
   ///
-  /// Errors: `std::errc::no_space_on_device` and what fallocate(2) reports; the size is then as before.
+  /// Errors: `errc::read_only`; `errc::out_of_range` when the numbers of `range` overflow;
+  /// `std::errc::no_space_on_device` and what fallocate(2) reports. The size is then as before, unless somebody else has
+  /// made the file longer meanwhile: what others write is not cut off.
   [[nodiscard]] auto allocate(byte_range range) -> result<void>;
 
   /// Gives the blocks behind `range` back; its bytes read as zero. The size stays, and a range past the end is cut.
@@ -215,20 +220,27 @@ public:
   [[nodiscard]] auto punch_hole(byte_range range) -> result<void>;
 
   /// The parts of `range` that hold data, in order; the rest are holes. Without support by the file system all is data.
+  ///
+  /// Errors: `errc::out_of_range` when `range` reaches past the end, or what lseek(2) reports.
   [[nodiscard]] auto data_ranges(byte_range range = whole) const -> result<std::vector<byte_range>>;
 
-  /// Copies the file to `path`, which must not exist, sharing blocks where the file system can.
+  /// Copies the file to `path`, which must not exist, sharing blocks where the file system can. The copy is as long as
+  /// what could be read: shorter than `size` said for a file of sysfs, or for one that is made shorter meanwhile.
   ///
-  /// Returns how. Errors: `std::errc::file_exists`, or what the system reports; no file is then left at `path`.
+  /// Returns how. Errors: `std::errc::file_exists`; `std::errc::operation_not_permitted` where the file system has no hard
+  /// links; `std::errc::device_or_resource_busy` as `replace_file`; or what the system reports. No file is then left at
+  /// `path`.
   [[nodiscard]] auto clone_to(std::filesystem::path const& path, clone_options options = {}) const
       -> result<clone_method>;
 
   /// Reads bytes from `offset` on. Returns how many: fewer than asked only at the end of the file.
   [[nodiscard]] auto read_at(std::uint64_t offset, std::span<std::byte> bytes) const -> result<std::size_t>;
 
-  /// Writes all of `bytes` at `offset`, growing the file where they reach past its end.
+  /// Writes all of `bytes` at `offset`, growing the file where they reach past its end. A gap between the end and `offset`
+  /// reads as zero, whatever has been stored there through a mapping of the last page.
   ///
-  /// Errors: `errc::read_only`, or what pwrite(2) reports. The error's range is what was not written; what lies before it was.
+  /// Errors: `errc::read_only`, or what pwrite(2) reports. The error's range is what was not written; what lies before it
+  /// was, a part of the gap as zeros included.
   [[nodiscard]] auto write_at(std::uint64_t offset, std::span<std::byte const> bytes) -> result<void>;
 
   /// Brings the file's bytes to at least `level` and returns the level reached.
@@ -241,7 +253,7 @@ public:
   [[nodiscard]] auto sync(durability level = durability::data) -> result<durability>;
 
   /// Writes the bytes of `range` again as they read now and syncs them, and with that ends what a failed sync began, as
-  /// far as `range` goes. Nobody may write them meanwhile; `mapping::rewrite` has no such limit.
+  /// far as `range` goes. Holes stay holes. Nobody may write the bytes meanwhile; `mapping::rewrite` has no such limit.
   ///
   /// Errors: as `write_at` and `sync`; the file stays failed.
   [[nodiscard]] auto rewrite(byte_range range = whole) -> result<durability>;
@@ -260,7 +272,13 @@ public:
 
   [[nodiscard]] auto seals() const -> result<file_seals>;
 
-  /// Gives the descriptor up to the caller. Errors: `errc::in_use` while a mapping, view or job shares it.
+  /// Gives the descriptor up to the caller, without O_NONBLOCK unless it was adopted with it.
+  ///
+  /// What only the handle knows is not lost with it: a failed sync that no `rewrite` has made good is reported again, and a
+  /// `remove` that could not be made durable is made so.
+  ///
+  /// Errors: `errc::in_use` while a mapping, view or job shares it; as `sync` and `remove`; what fcntl(2) reports. After an
+  /// error it is still the handle's.
   [[nodiscard]] auto release() -> result<int>;
 
   /// Closes the handle and reports what close(2) does. Nothing is synced. While mappings, views or jobs share the
@@ -285,10 +303,15 @@ struct replace_options {
 /// after a crash.
 ///
 /// `fill` is given the new content, `size` zero bytes with blocks behind them. A symbolic link is followed. Open handles
-/// keep the old content. A crash in the middle leaves the old file; the next call for the same path clears what it left.
+/// keep the old content. A crash in the middle leaves the old file, and may leave one called .NAME.fmmap-new; the next call
+/// for the same path clears that. Where something has this name that is not such a file, or that may not be removed, or that
+/// another call is still filling, a number is appended; what a crash leaves under that name is cleared by the next call that
+/// comes to it.
 ///
-/// Errors: `std::errc::no_space_on_device`, `std::errc::operation_not_permitted` when the owner cannot be kept, and what
-/// else the system reports; the old file is then untouched. What `fill` throws passes through, and nothing is replaced.
+/// Errors: `errc::not_a_regular_file` when `path` leads to something else; `std::errc::no_space_on_device`;
+/// `std::errc::operation_not_permitted` when the owner cannot be kept; `std::errc::device_or_resource_busy` when a hundred
+/// such names are taken; and what else the system reports. The old file is then untouched. What `fill` throws passes
+/// through, and nothing is replaced.
 [[nodiscard]] auto replace_file(std::filesystem::path const& path, std::size_t size,
                                 std::function<void(std::span<std::byte>)> const& fill, replace_options options = {})
     -> result<void>;

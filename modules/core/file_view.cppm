@@ -32,7 +32,9 @@ class file_view {
 public:
   /// Reads or maps the file at `path`. Reading a pipe waits for a writer and blocks until the last one has gone.
   ///
-  /// Errors: `std::errc::is_a_directory`, or what open(2) and read(2) report.
+  /// Errors: `std::errc::is_a_directory`; `errc::symbolic_link`; `errc::invalid_options` for `symlinks::refuse_all`;
+  /// `std::errc::not_enough_memory` where neither a mapping nor a copy of the file fits into the process; or what open(2),
+  /// mmap(2) and read(2) report.
   [[nodiscard]] static auto open(std::filesystem::path const& path, view_options options = {}) -> result<file_view>;
 
   [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }

@@ -162,7 +162,7 @@ auto error::code() const noexcept -> std::error_code {
   case kind::other:
     break;
   }
-  return details_->code;
+  return details_ != nullptr ? details_->code : make_error_code(errc::closed); // moved from
 }
 
 auto error::operation() const noexcept -> std::string_view {

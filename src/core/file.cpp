@@ -107,6 +107,9 @@ auto open_existing(os::descriptor directory, char const* path, os::open_flags fl
     flags.no_follow = false;
     opened = open_descriptor(directory, path, flags, 0);
   }
+  if (!opened && opened.error() == EAGAIN) [[unlikely]] {
+    opened = open_waiting(directory, path, flags);
+  }
   if (!opened) [[unlikely]] {
     return std::unexpected(opened.error());
   }
@@ -118,7 +121,7 @@ auto open_or_create(os::descriptor directory, char const* path, os::open_flags f
   auto const create = os::open_flags{
       .write = true, .create = true, .exclusive = true, .no_symlinks = flags.no_symlinks, .beneath = flags.beneath};
   // Never O_CREAT alone: whether this call created the file decides what a failure further on has to undo.
-  while (true) {
+  for (int again = 0; again < most_attempts; ++again) {
     if (!exclusive) {
       auto opened = open_existing(directory, path, flags, options.symlinks);
       if (opened || opened.error() != ENOENT || !options.create) {
@@ -137,6 +140,7 @@ auto open_or_create(os::descriptor directory, char const* path, os::open_flags f
       return std::unexpected(ENOENT);
     }
   }
+  return std::unexpected(EAGAIN); // somebody creates and removes it all the time
 }
 
 auto describe_open_failure(int code, std::string_view path, open_options const& options) -> std::unexpected<error> {
@@ -152,17 +156,18 @@ auto describe_open_failure(int code, std::string_view path, open_options const& 
   return failure(code, "open", path);
 }
 
-auto sync_parent(os::descriptor directory, std::string_view path) -> os::outcome<void> {
-  auto const parent = open_parent(directory, path);
+auto sync_parent(os::descriptor directory, std::string_view path, os::descriptor file) -> os::outcome<void> {
+  auto const parent = open_parent(directory, path, true);
   if (!parent) {
     return std::unexpected(parent.error());
   }
-  return retry([&] { return os::sync(parent->descriptor.get()); });
+  return sync_directory(parent->descriptor.get(), file);
 }
 
 auto closed_handle(std::string_view operation) -> std::unexpected<error> { return failure(errc::closed, operation); }
 
-auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os::outcome<void> {
+// Returns where the part ended: before its end where the file turned out to be shorter.
+auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os::outcome<std::uint64_t> {
   auto const size = part.end;
   auto done = part.begin;
   while (done < size) {
@@ -185,12 +190,12 @@ auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os:
     if (put.error != 0) {
       return std::unexpected(put.error);
     }
-    if (*got < length) {
-      break; // it was made shorter meanwhile
-    }
     done += *got;
+    if (*got < length) {
+      break; // it was made shorter meanwhile, or never was as long as it said
+    }
   }
-  return {};
+  return done;
 }
 
 // Files of /proc say they are empty: only reading tells.
@@ -206,6 +211,35 @@ auto copy_to_end(os::descriptor from, os::descriptor to) -> os::outcome<void> {
     }
     done += *got;
   }
+}
+
+auto is_zero(std::span<std::byte const> bytes) -> bool {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+// Writes bytes as they read, in a hole only those of pages that do not read as zero: where a failed sync has lost the blocks
+// of a part, the file system may call a hole what memory still has. Returns 0 or an errno.
+auto write_again(open_file const& target, os::interval part, bool hole) -> int {
+  auto const size = static_cast<std::size_t>(std::min<std::uint64_t>(part.length(), transfer_size));
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(size);
+  for (auto at = part.begin; at < part.end; at += transfer_size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(part.end - at, transfer_size));
+    auto const got = read_fully(target.descriptor(), at, {buffer.get(), length});
+    if (!got) {
+      return got.error();
+    }
+    auto const unit = hole ? os::page_size() : length;
+    for (std::size_t begin = 0; begin < *got; begin += unit) {
+      std::span const piece{buffer.get() + begin, std::min(unit, *got - begin)};
+      if (hole && is_zero(piece)) {
+        continue;
+      }
+      if (auto const put = write_fully(target.descriptor(), at + begin, piece); put.error != 0) {
+        return put.error;
+      }
+    }
+  }
+  return 0;
 }
 
 // Where data begins and ends, at or after `at`; empty when there is no more before `end`.
@@ -226,29 +260,51 @@ auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::
     return os::interval{.begin = end, .end = end};
   }
   auto const hole = retry([&] { return os::next_hole(from, *begin); });
+  if (!hole && hole.error() == ENXIO) { // it was made shorter meanwhile: reading tells where it ends now
+    return os::interval{.begin = *begin, .end = end};
+  }
   if (!hole) {
     return std::unexpected(hole.error());
   }
   return os::interval{.begin = *begin, .end = std::min(*hole, end)};
 }
 
-// Copies the data and leaves the holes.
-auto copy_bytes(os::descriptor from, os::descriptor to, std::uint64_t size) -> os::outcome<void> {
+// Copies the data and leaves the holes. The copy is as long as what could be read: a file may be made shorter meanwhile,
+// and one of sysfs says it is a page long.
+auto copy_bytes(open_file const& from, os::descriptor to, std::uint64_t size) -> result<void> {
+  auto const fail = [&](int code) { return from.fail(code, "copy"); };
   if (size == 0) {
-    return copy_to_end(from, to);
+    auto const copied = copy_to_end(from.descriptor(), to);
+    return copied ? result<void>{} : fail(copied.error());
   }
   if (auto const sized = retry([&] { return os::set_size(to, size); }); !sized) {
-    return sized;
+    return fail(sized.error());
   }
-  for (std::uint64_t at = 0; at < size;) {
-    auto const data = next_data(from, at, size);
+  auto length = size;
+  for (std::uint64_t at = 0; at < length;) {
+    auto const data = next_data(from.descriptor(), at, length);
     if (!data) {
-      return std::unexpected(data.error());
+      return fail(data.error());
     }
-    if (auto const copied = copy_part(from, to, *data); !copied) {
-      return copied;
+    if (data->empty()) { // a hole up to the end, wherever that is now
+      auto const now = from.size();
+      if (!now) {
+        return std::unexpected(now.error());
+      }
+      length = std::clamp(*now, at, length);
+      break;
     }
+    auto const copied = copy_part(from.descriptor(), to, *data);
+    if (!copied) {
+      return fail(copied.error());
+    }
+    length = *copied < data->end ? *copied : length;
     at = data->end;
+  }
+  if (length < size) {
+    if (auto const cut = retry([&] { return os::set_size(to, length); }); !cut) {
+      return fail(cut.error());
+    }
   }
   return {};
 }
@@ -273,19 +329,68 @@ auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> 
 namespace {
 
 // For file systems that cannot allocate: a byte written is a block allocated.
-auto write_zeros(open_file const& target, os::interval bytes) -> int {
+auto write_zeros(open_file const& target, os::interval bytes) -> written {
   auto const zeros =
       std::make_unique<std::byte[]>(static_cast<std::size_t>(std::min(bytes.length(), std::uint64_t{transfer_size})));
   for (auto at = bytes.begin; at < bytes.end; at += transfer_size) {
     auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.end - at, transfer_size));
     if (auto const put = write_fully(target.descriptor(), at, {zeros.get(), length}); put.error != 0) {
-      return put.error;
+      return {.bytes = static_cast<std::size_t>(at - bytes.begin) + put.bytes, .error = put.error};
+    }
+  }
+  return {.bytes = static_cast<std::size_t>(bytes.length()), .error = 0};
+}
+
+// Writes the pages of `bytes` that read as zero: one that does not has a block.
+auto rewrite_zero_pages(open_file const& target, os::interval bytes) -> int {
+  if (!target.readable) {
+    return EOPNOTSUPP;
+  }
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(transfer_size);
+  for (auto at = bytes.begin; at < bytes.end; at += transfer_size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.end - at, transfer_size));
+    auto const got = read_fully(target.descriptor(), at, {buffer.get(), length});
+    if (!got) {
+      return got.error();
+    }
+    for (std::size_t begin = 0; begin < *got; begin += os::page_size()) {
+      std::span const page{buffer.get() + begin, std::min(os::page_size(), *got - begin)};
+      if (!is_zero(page)) {
+        continue;
+      }
+      if (auto const put = write_fully(target.descriptor(), at + begin, page); put.error != 0) {
+        return put.error;
+      }
     }
   }
   return 0;
 }
 
+// Whether SEEK_HOLE names the holes: many file systems that cannot allocate know of none but the end.
+auto tells_holes(open_file const& target, std::uint64_t size) -> os::outcome<bool> {
+  auto const hole = retry([&] { return os::next_hole(target.descriptor(), 0); });
+  if (hole) {
+    return *hole < size;
+  }
+  auto const unknown = hole.error() == EINVAL || hole.error() == EOPNOTSUPP;
+  return unknown ? os::outcome<bool>{false} : std::unexpected(hole.error());
+}
+
 auto fill_holes(open_file const& target, os::interval bytes) -> int {
+  auto const status = os::status(target.descriptor());
+  if (!status) {
+    return status.error();
+  }
+  if (status->allocated >= status->size) {
+    return 0; // there are none
+  }
+  auto const told = tells_holes(target, status->size);
+  if (!told) {
+    return told.error();
+  }
+  if (!*told) {
+    return rewrite_zero_pages(target, bytes);
+  }
   auto at = bytes.begin;
   while (at < bytes.end) {
     auto const hole = retry([&] { return os::next_hole(target.descriptor(), at); });
@@ -300,8 +405,8 @@ auto fill_holes(open_file const& target, os::interval bytes) -> int {
       return data.error();
     }
     auto const end = data ? std::min(*data, bytes.end) : bytes.end;
-    if (auto const code = write_zeros(target, {.begin = *hole, .end = end}); code != 0) {
-      return code;
+    if (auto const put = write_zeros(target, {.begin = *hole, .end = end}); put.error != 0) {
+      return put.error;
     }
     at = end;
   }
@@ -319,7 +424,7 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   auto const tail = std::make_unique<std::byte[]>(length);
   if (target.readable) {
     auto const got = read_fully(target.descriptor(), old, {tail.get(), length});
-    if (got && std::all_of(tail.get(), tail.get() + length, [](std::byte b) { return b == std::byte{0}; })) {
+    if (got && is_zero({tail.get(), length})) {
       return 0;
     }
   }
@@ -331,18 +436,82 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   return put.error;
 }
 
+namespace {
+
+// The same for a write that leaves a gap behind the end: the rest of the last page reads as zero before it is a part of
+// the file. A write at the beginning leaves none; of any other only the size tells.
+auto clear_gap(open_file const& target, std::uint64_t offset, std::size_t length) -> os::outcome<void> {
+  if (offset == 0 || length == 0 || target.type != os::file_type::regular) {
+    return {};
+  }
+  auto const status = os::status(target.descriptor());
+  if (!status) {
+    return std::unexpected(status.error());
+  }
+  auto const size = status->size;
+  auto const end = std::min(offset, os::round_up(size, os::page_size()).value_or(offset));
+  auto const code = size < end ? write_zeros(target, {.begin = size, .end = end}).error : 0;
+  return code == 0 ? os::outcome<void>{} : std::unexpected(code);
+}
+
+// Where the last data of the file end, from `begin` on; `begin` when there are none. `size` where that cannot be told.
+auto end_of_data(open_file const& target, std::uint64_t begin, std::uint64_t size) -> os::outcome<std::uint64_t> {
+  auto found = begin;
+  // The page that `begin` lies in is data as a whole: there only the bytes tell.
+  auto const page_end = std::min(size, os::round_up(begin, os::page_size()).value_or(size));
+  if (begin < page_end && target.readable) {
+    auto const tail = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(page_end - begin));
+    std::span const bytes{tail.get(), static_cast<std::size_t>(page_end - begin)};
+    auto const got = read_fully(target.descriptor(), begin, bytes);
+    if (!got) {
+      return std::unexpected(got.error());
+    }
+    found = is_zero(bytes.first(*got)) ? begin : page_end;
+  }
+  for (auto at = page_end; at < size;) {
+    auto const data = next_data(target.descriptor(), at, size);
+    if (!data) {
+      return std::unexpected(data.error());
+    }
+    found = data->empty() ? found : data->end;
+    at = data->end;
+  }
+  return found;
+}
+
+// Makes the file `old` bytes long again after an allocation has failed, which frees what it got past that. What it wrote
+// itself ends at `own_end`. Data further on are somebody else's, who has written to the file meanwhile, and stay.
+void undo_growth(open_file const& target, std::uint64_t old, std::uint64_t own_end) {
+  auto const size = target.size();
+  if (!size) {
+    return drop(size.error());
+  }
+  auto const from = std::max(old, own_end);
+  auto const kept = *size > from ? end_of_data(target, from, *size) : from;
+  if (!kept) {
+    return drop(kept.error(), "find the data of", target.path);
+  }
+  auto const length = *kept > from ? *kept : std::min(old, *size);
+  drop_failure(retry([&] { return os::set_size(target.descriptor(), length); }), "restore the size of", target.path);
+}
+
+} // namespace
+
 auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int {
   auto const done = retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), false); });
   auto code = done ? 0 : done.error();
+  auto own_end = size;
   if (code == EOPNOTSUPP || code == ENOSYS) {
     code = bytes.begin < size ? fill_holes(target, {.begin = bytes.begin, .end = std::min(bytes.end, size)}) : 0;
     if (code == 0 && bytes.end > size) {
-      code = write_zeros(target, {.begin = std::max(size, bytes.begin), .end = bytes.end});
+      auto const begin = std::max(size, bytes.begin);
+      auto const put = write_zeros(target, {.begin = begin, .end = bytes.end});
+      code = put.error;
+      own_end = begin + put.bytes;
     }
   }
   if (code != 0 && bytes.end > size) {
-    // ext4 leaves the file grown and partly allocated.
-    drop_failure(retry([&] { return os::set_size(target.descriptor(), size); }), "restore the size of", target.path);
+    undo_growth(target, size, own_end); // ext4 leaves the file grown and partly allocated
   }
   return code;
 }
@@ -372,14 +541,13 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
   if (!opened) {
     return describe_open_failure(opened.error(), path, options);
   }
-  auto const undo = [&] {
+  rollback undo{[&] {
     if (opened->created) {
       drop_failure(os::unlink(directory, path), "remove the new", path);
     }
-  };
+  }};
   auto const status = os::status(opened->descriptor.get());
   if (!status) {
-    undo();
     return failure(status.error(), "open", path);
   }
   if (status->type != os::file_type::regular) {
@@ -391,25 +559,60 @@ auto open_path(os::descriptor directory, char const* path, open_options const& o
     }
   }
   if (opened->created && options.sync_directory) {
-    if (auto const synced = sync_parent(directory, path); !synced) {
-      undo();
+    if (auto const synced = sync_parent(directory, path, opened->descriptor.get()); !synced) {
       return failure(synced.error(), "make durable the name of", path);
     }
   }
   state->attach(std::move(opened->descriptor), *status, {.read = true, .write = writes});
   state->through_link = opened->through_link;
+  state->nonblocking = status->type == os::file_type::regular;
+  undo.keep();
   return opened_file{.state = std::move(state), .size = status->size, .created = opened->created};
 }
 
-auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory> {
+auto open_waiting(os::descriptor directory, char const* path, os::open_flags flags) -> os::outcome<os::descriptor> {
+  auto const wanted = os::open_flags{.write = flags.write, .wait = true};
+  flags.write = false;
+  flags.path_only = true; // opens nothing, and so waits for nobody
+  auto const found = open_descriptor(directory, path, flags, 0);
+  if (!found) {
+    return found;
+  }
+  unique_descriptor const there{*found};
+  auto const status = os::status(there.get());
+  if (!status) {
+    return std::unexpected(status.error());
+  }
+  if (status->type != os::file_type::regular) {
+    return std::unexpected(EAGAIN);
+  }
+  auto const opened = retry([&] { return os::reopen(there.get(), wanted); });
+  return !opened && opened.error() == ENOENT ? std::unexpected(EAGAIN) : opened; // no /proc to reopen by
+}
+
+auto open_parent(os::descriptor directory, std::string_view path, bool to_sync) -> os::outcome<parent_directory> {
   auto const slash = path.rfind('/');
   auto const name = slash == std::string_view::npos ? path : path.substr(slash + 1);
   std::string const parent{slash == std::string_view::npos ? "." : path.substr(0, slash + 1)};
-  auto const opened = retry([&] { return os::open(directory, parent.c_str(), {.directory = true}, 0); });
+  auto const open = [&](bool path_only) {
+    return retry([&] { return os::open(directory, parent.c_str(), {.directory = true, .path_only = path_only}, 0); });
+  };
+  auto opened = open(!to_sync);
+  if (!opened && opened.error() == EACCES && to_sync) {
+    opened = open(true);
+  }
   if (!opened) {
     return std::unexpected(opened.error());
   }
   return parent_directory{.descriptor = unique_descriptor{*opened}, .name = std::string{name}};
+}
+
+auto sync_directory(os::descriptor directory, os::descriptor file) -> os::outcome<void> {
+  auto const synced = retry([&] { return os::sync(directory); });
+  if (!synced && synced.error() == EBADF) { // open(2): O_PATH
+    return retry([&] { return os::sync_file_system(file); });
+  }
+  return synced;
 }
 
 auto file::open(std::filesystem::path const& path, open_options options) -> result<file> {
@@ -464,6 +667,7 @@ auto file::temporary(std::filesystem::path const& directory) -> result<file> {
     return failure(status.error(), "create a temporary file in", directory.native());
   }
   state->attach(std::move(descriptor), *status, {.read = true, .write = true});
+  state->nonblocking = true;
   return handle_access::wrap(std::move(state));
 }
 
@@ -546,11 +750,19 @@ auto file::metadata() const -> result<file_metadata> {
   if (!status) {
     return state_->fail(status.error(), "read the metadata of");
   }
+  auto size = status->size;
+  if (status->type == os::file_type::block_device) {
+    auto const device = os::device_size(state_->descriptor());
+    if (!device) {
+      return state_->fail(device.error(), "read the metadata of");
+    }
+    size = *device;
+  }
   auto const time = [](os::timestamp t) {
     return file_metadata::time{std::chrono::seconds{t.seconds} + std::chrono::nanoseconds{t.nanoseconds}};
   };
   return file_metadata{
-      .size = status->size,
+      .size = size,
       .allocated_bytes = status->allocated,
       .links = status->links,
       .block_size = status->block_size,
@@ -669,8 +881,8 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (!state_) {
     return closed_handle("clone");
   }
-  auto const fail = [&](int code) {
-    return failure(code, "clone \"" + std::string{state_->path} + "\" to", path.native());
+  auto const fail = [&](int code, std::string_view hint = {}) {
+    return failure(code, "clone \"" + std::string{state_->path} + "\" to", path.native(), {}, hint);
   };
   if (has_nul(path.native())) {
     return fail(EINVAL);
@@ -679,7 +891,8 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (!size) {
     return std::unexpected(size.error());
   }
-  auto const parent = open_parent(os::working_directory, path.native());
+  auto const to_sync = options.level >= durability::data;
+  auto const parent = open_parent(os::working_directory, path.native(), to_sync);
   if (!parent) {
     return fail(parent.error());
   }
@@ -693,8 +906,8 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   auto method = clone_method::reflink;
   if (!retry([&] { return os::clone(target->descriptor(), state_->descriptor()); })) {
     method = clone_method::copy;
-    if (auto const copied = copy_bytes(state_->descriptor(), target->descriptor(), *size); !copied) {
-      return fail(copied.error());
+    if (auto const copied = copy_bytes(*state_, target->descriptor(), *size); !copied) {
+      return fail(copied.error().code().value());
     }
   }
   if (options.level != durability::none) {
@@ -703,10 +916,10 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
     }
   }
   if (auto const done = target->publish(); !done) {
-    return fail(done.error());
+    return fail(done.error(), naming_hint(done.error()));
   }
-  if (options.level >= durability::data) {
-    if (auto const synced = retry([&] { return os::sync(parent->descriptor.get()); }); !synced) {
+  if (to_sync) {
+    if (auto const synced = sync_directory(parent->descriptor.get(), target->descriptor()); !synced) {
       drop_failure(os::unlink(parent->descriptor.get(), parent->name.c_str()), "remove the new", path.native());
       return fail(synced.error());
     }
@@ -722,7 +935,9 @@ auto file::read_at(std::uint64_t offset, std::span<std::byte> bytes) const -> re
   if (offset > os::largest_offset) {
     return 0;
   }
-  auto const got = read_fully(state_->descriptor(), offset, bytes);
+  // A read may not reach past the largest offset, even where nothing is.
+  auto const within = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), os::largest_offset - offset));
+  auto const got = read_fully(state_->descriptor(), offset, bytes.first(within));
   if (!got) {
     return state_->fail(got.error(), "read", range);
   }
@@ -739,6 +954,9 @@ auto file::write_at(std::uint64_t offset, std::span<std::byte const> bytes) -> r
   }
   if (!os::fits(offset, bytes.size(), os::largest_offset)) {
     return state_->fail(EFBIG, "write", range);
+  }
+  if (auto const cleared = clear_gap(*state_, offset, bytes.size()); !cleared) {
+    return state_->fail(cleared.error(), "write", range);
   }
   auto const put = write_fully(state_->descriptor(), offset, bytes);
   if (put.error != 0) {
@@ -770,25 +988,26 @@ auto file::rewrite(byte_range range) -> result<durability> {
   if (!bytes) {
     return state_->fail(errc::out_of_range, "rewrite", range);
   }
-  auto const write_again = [&]() -> result<void> {
-    auto const buffer = std::make_unique_for_overwrite<std::byte[]>(
-        static_cast<std::size_t>(std::min<std::uint64_t>(bytes->length(), transfer_size)));
-    for (auto at = bytes->begin; at < bytes->end; at += transfer_size) {
-      std::span const piece{buffer.get(),
-                            static_cast<std::size_t>(std::min<std::uint64_t>(bytes->end - at, transfer_size))};
-      auto const got = read_fully(state_->descriptor(), at, piece);
-      if (!got) {
-        return state_->fail(got.error(), "rewrite", range);
+  auto const write_all_again = [&]() -> result<void> {
+    for (auto at = bytes->begin; at < bytes->end;) {
+      auto const data = next_data(state_->descriptor(), at, bytes->end);
+      if (!data) {
+        return state_->fail(data.error(), "rewrite", range);
       }
-      if (auto const put = write_fully(state_->descriptor(), at, piece.first(*got)); put.error != 0) {
-        return state_->fail(put.error, "rewrite", range);
+      auto code = write_again(*state_, {.begin = at, .end = data->begin}, true);
+      if (code == 0) {
+        code = write_again(*state_, *data, false);
       }
+      if (code != 0) {
+        return state_->fail(code, "rewrite", range);
+      }
+      at = data->end;
     }
     return {};
   };
   // Past the end there is nothing that could have been lost.
   return state_->rewrite({.begin = bytes->begin, .end = bytes->end == *size ? everything.end : bytes->end},
-                         write_again);
+                         write_all_again);
 }
 
 auto file::seal(file_seals seals) -> result<void> {
@@ -825,6 +1044,20 @@ auto file::release() -> result<int> {
   }
   if (is_shared(*state_)) {
     return state_->fail(errc::in_use, "release");
+  }
+  if (auto const failed = state_->failed_sync()) {
+    return std::unexpected(*failed);
+  }
+  if (state_->unsynced_parent.get() != os::no_descriptor) {
+    if (auto const removed = remove(); !removed) {
+      return std::unexpected(removed.error());
+    }
+  }
+  if (state_->nonblocking) {
+    if (auto const done = os::set_blocking(state_->descriptor()); !done) {
+      return state_->fail(done.error(), "release");
+    }
+    state_->nonblocking = false;
   }
   auto const state = std::move(state_);
   return state->release();

@@ -62,7 +62,7 @@ auto nameless(open_file const& target, std::string name) -> std::unexpected<erro
 }
 
 auto sync_removal(open_file& target) -> result<void> {
-  if (auto const synced = retry([&] { return os::sync(target.unsynced_parent.get()); }); !synced) {
+  if (auto const synced = sync_directory(target.unsynced_parent.get(), target.descriptor()); !synced) {
     return target.fail(synced.error(), "make durable the removal of", {}, "the name is gone; call remove again");
   }
   target.unsynced_parent = unique_descriptor{};
@@ -89,7 +89,7 @@ auto file::remove() -> result<void> {
   if (!name) {
     return target.fail(name.error(), "remove");
   }
-  auto parent = open_parent(os::working_directory, *name);
+  auto parent = open_parent(os::working_directory, *name, true);
   if (!parent) {
     return parent.error() == ENOENT ? nameless(target, *name) : target.fail(parent.error(), "remove");
   }

@@ -27,13 +27,14 @@ namespace fmmap {
 namespace {
 
 constexpr int most_links = 40; // as many as path_resolution(7) follows
-constexpr int name_attempts = 2000;
+constexpr int most_names = 100;
+constexpr int name_attempts = 50; // under one of them
 constexpr std::chrono::milliseconds name_pause{1};
 constexpr std::size_t longest_name = 255; // NAME_MAX
 
 // Of the file that is to be called `name`; as long as a name can be, whatever `name` is.
-auto temporary_name_of(std::string_view name) -> std::string {
-  constexpr std::string_view suffix = ".fmmap-new";
+auto temporary_name_of(std::string_view name, int number) -> std::string {
+  auto const suffix = number == 0 ? std::string{".fmmap-new"} : ".fmmap-new-" + std::to_string(number);
   if (name.size() + suffix.size() < longest_name) {
     return "." + std::string{name}.append(suffix);
   }
@@ -56,17 +57,66 @@ auto is_named(os::descriptor file, os::descriptor directory, std::string const& 
   return mine->device == there->device && mine->inode == there->inode;
 }
 
+enum class name_state : unsigned char { free, in_use, unusable };
+
+// Whether opening what has a temporary name failed because of what that is, and not for want of something.
+auto is_not_ours(int code) noexcept -> bool {
+  switch (code) {
+  case EACCES:
+  case EPERM:
+  case ELOOP: // a symbolic link
+  case EISDIR:
+  case ENXIO: // a socket
+  case ENODEV:
+  case EAGAIN: // a lease
+    return true;
+  default:
+    return false;
+  }
+}
+
+// Removes what a crash has left under a temporary name: a regular file that nobody has locked. What else there is, or what
+// cannot be told from a file that is in use, stays.
+auto clear_leftover(os::descriptor directory, std::string const& name) -> os::outcome<name_state> {
+  auto const opened = retry([&] { return os::open(directory, name.c_str(), {.no_follow = true}, 0); });
+  if (!opened && opened.error() == ENOENT) {
+    return name_state::free;
+  }
+  if (!opened) {
+    return is_not_ours(opened.error()) ? os::outcome<name_state>{name_state::unusable}
+                                       : std::unexpected(opened.error());
+  }
+  unique_descriptor const leftover{*opened};
+  auto const status = os::status(leftover.get());
+  if (!status) {
+    return std::unexpected(status.error());
+  }
+  if (status->type != os::file_type::regular) {
+    return name_state::unusable;
+  }
+  if (auto const locked = os::try_lock_file(leftover.get()); !locked) {
+    return locked.error() == EWOULDBLOCK ? name_state::in_use : name_state::unusable;
+  }
+  auto const stale = is_named(leftover.get(), directory, name);
+  if (!stale) {
+    return std::unexpected(stale.error());
+  }
+  if (*stale) {
+    if (auto const done = os::unlink(directory, name.c_str()); !done) {
+      return is_not_ours(done.error()) ? os::outcome<name_state>{name_state::unusable} : std::unexpected(done.error());
+    }
+  }
+  return name_state::free; // if it was not stale, its owner finished meanwhile
+}
+
 } // namespace
 
 // A name cannot be taken over in one step from a file without one, so a replacement has a temporary name for the time
-// between two system calls. It is the same for every replacement of a file: whoever comes next finds what a crash in
-// that moment left, and a lock on it tells whether its owner is still at work.
+// between two system calls, or from the beginning where the file system knows no files without a name. It is the same for
+// every replacement of a file: whoever comes next finds what a crash in that moment left, and a lock on it tells whether its
+// owner is still at work. If it is for long, or what has the name cannot be removed, the name gets a number.
 staged_file::staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named)
-    : descriptor_{std::move(descriptor)},
-      directory_{directory},
-      name_{name},
-      temporary_name_{temporary_name_of(name)},
-      named_{std::make_unique<bool>(named)} {}
+    : descriptor_{std::move(descriptor)}, directory_{directory}, name_{name}, named_{std::make_unique<bool>(named)} {}
 
 staged_file::~staged_file() {
   if (named_ && *named_) {
@@ -88,90 +138,94 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
     return std::unexpected(unnamed.error());
   }
   staged_file made{unique_descriptor{}, directory, name, false};
-  for (int attempt = 0; attempt < name_attempts; ++attempt) {
-    auto const named = retry([&] {
-      return os::open(directory, made.temporary_name_.c_str(), {.write = true, .create = true, .exclusive = true},
-                      permissions);
-    });
-    if (named) {
-      made.descriptor_ = unique_descriptor{*named};
-      auto const locked = os::try_lock_file(made.descriptor());
-      if (!locked && locked.error() == EWOULDBLOCK) {
-        continue; // taken for a leftover in the moment before the lock
+  auto const taken = made.take_temporary_name([&] { return made.create_named(permissions); });
+  if (!taken) {
+    return std::unexpected(taken.error());
+  }
+  return made;
+}
+
+// Makes `attempt` under one temporary name after the other, as long as that is EEXIST.
+template <class Attempt>
+auto staged_file::take_temporary_name(Attempt attempt) -> os::outcome<void> {
+  for (int number = 0; number < most_names; ++number) {
+    temporary_name_ = temporary_name_of(name_, number);
+    for (int again = 0; again < name_attempts; ++again) {
+      auto const done = attempt();
+      if (done || done.error() != EEXIST) {
+        return done;
       }
-      *made.named_ = true;
-      if (!locked) {
-        return std::unexpected(locked.error());
+      auto const state = clear_leftover(directory_, temporary_name_);
+      if (!state) {
+        return std::unexpected(state.error());
       }
-      auto const kept = is_named(made.descriptor(), directory, made.temporary_name_);
-      if (!kept) {
-        return std::unexpected(kept.error());
+      if (*state == name_state::unusable) {
+        break;
       }
-      if (*kept) {
-        return made;
+      if (*state == name_state::in_use) {
+        std::this_thread::sleep_for(name_pause); // its owner may be between two system calls
       }
-      *made.named_ = false; // taken for a leftover in the moment before the lock
-      continue;
-    }
-    if (named.error() != EEXIST) {
-      return std::unexpected(named.error());
-    }
-    if (auto const cleared = made.clear_leftover(); !cleared) {
-      return std::unexpected(cleared.error());
     }
   }
   return std::unexpected(EBUSY);
 }
 
-auto staged_file::clear_leftover() const -> os::outcome<void> {
-  auto const opened = retry([&] { return os::open(directory_, temporary_name_.c_str(), {.no_follow = true}, 0); });
-  if (!opened) {
-    return opened.error() == ENOENT ? os::outcome<void>{} : std::unexpected(opened.error());
+auto staged_file::create_named(unsigned permissions) -> os::outcome<void> {
+  auto const created = retry([&] {
+    return os::open(directory_, temporary_name_.c_str(), {.write = true, .create = true, .exclusive = true},
+                    permissions);
+  });
+  if (!created) {
+    return std::unexpected(created.error());
   }
-  unique_descriptor const leftover{*opened};
-  if (auto const locked = os::try_lock_file(leftover.get()); !locked) {
-    if (locked.error() != EWOULDBLOCK) {
-      return std::unexpected(locked.error());
-    }
-    std::this_thread::sleep_for(name_pause); // its owner is between two system calls
-    return {};
+  descriptor_ = unique_descriptor{*created};
+  auto const locked = os::try_lock_file(descriptor());
+  if (!locked && locked.error() == EWOULDBLOCK) {
+    return std::unexpected(EEXIST); // taken for a leftover in the moment before the lock
   }
-  auto const stale = is_named(leftover.get(), directory_, temporary_name_);
-  if (!stale) {
-    return std::unexpected(stale.error());
+  *named_ = true;
+  if (!locked) {
+    return locked;
   }
-  if (!*stale) {
-    return {}; // its owner finished meanwhile
+  auto const kept = is_named(descriptor(), directory_, temporary_name_);
+  if (!kept) {
+    return std::unexpected(kept.error());
   }
-  return os::unlink(directory_, temporary_name_.c_str());
+  *named_ = *kept; // if not, it was taken for a leftover in the moment before the lock
+  return *kept ? os::outcome<void>{} : std::unexpected(EEXIST);
 }
 
 auto staged_file::publish() -> os::outcome<void> {
-  return os::link_descriptor(descriptor(), directory_, name_.c_str()); // a temporary name goes with the destructor
+  auto const linked = os::link_descriptor(descriptor(), directory_, name_.c_str());
+  auto const without_links = !linked && (linked.error() == EPERM || linked.error() == EOPNOTSUPP);
+  if (!without_links || !*named_) {
+    return linked; // a temporary name goes with the destructor
+  }
+  auto const renamed = os::rename_to_free(directory_, temporary_name_.c_str(), name_.c_str());
+  *named_ = !renamed;
+  auto const missing = !renamed && (renamed.error() == EINVAL || renamed.error() == ENOSYS);
+  return missing ? linked : renamed;
 }
 
-auto staged_file::take_temporary_name() -> os::outcome<void> {
-  for (int attempt = 0; attempt < name_attempts; ++attempt) {
-    auto const linked = os::link_descriptor(descriptor(), directory_, temporary_name_.c_str());
-    if (linked) {
-      *named_ = true;
-      return {};
-    }
-    if (linked.error() != EEXIST) {
-      return std::unexpected(linked.error());
-    }
-    if (auto const cleared = clear_leftover(); !cleared) {
-      return std::unexpected(cleared.error());
-    }
+auto naming_hint(int code) noexcept -> std::string_view {
+  switch (code) {
+  case ENOENT:
+    return "the directory is gone, or /proc, by which a file without a name gets one, is not mounted";
+  case EPERM:
+    return "the file system may have no hard links, by which a file without a name gets one";
+  default:
+    return {};
   }
-  return std::unexpected(EBUSY);
 }
 
 auto staged_file::replace() -> os::outcome<void> {
   if (!*named_) {
-    if (auto const taken = take_temporary_name(); !taken) {
-      return std::unexpected(taken.error());
+    auto const taken =
+        take_temporary_name([&] { return os::link_descriptor(descriptor(), directory_, temporary_name_.c_str()); });
+    if (!taken) {
+      return taken;
     }
+    *named_ = true;
   }
   auto const done = os::rename(directory_, temporary_name_.c_str(), name_.c_str());
   if (done) {
@@ -183,8 +237,8 @@ auto staged_file::replace() -> os::outcome<void> {
 namespace {
 
 // The directory and name that `path` leads to once links in its last component are followed.
-auto find_target(std::string const& path) -> os::outcome<parent_directory> {
-  auto here = open_parent(os::working_directory, path);
+auto find_target(std::string const& path, bool to_sync) -> os::outcome<parent_directory> {
+  auto here = open_parent(os::working_directory, path, to_sync);
   for (int links = 0; here; ++links) {
     auto const status = os::status_at(here->descriptor.get(), here->name.c_str(), false);
     if (!status && status.error() != ENOENT) {
@@ -203,7 +257,7 @@ auto find_target(std::string const& path) -> os::outcome<parent_directory> {
     }
     target.resize(*length);
     auto const from = std::move(here->descriptor);
-    here = open_parent(from.get(), target);
+    here = open_parent(from.get(), target, to_sync);
   }
   return here;
 }
@@ -259,7 +313,8 @@ auto replace_file(std::filesystem::path const& path, std::size_t size,
   if (path.native().find('\0') != std::string::npos) {
     return fail(EINVAL, "the path holds a NUL character");
   }
-  auto const target = find_target(path.native());
+  auto const to_sync = options.level >= durability::data;
+  auto const target = find_target(path.native(), to_sync);
   if (!target) {
     return fail(target.error());
   }
@@ -288,10 +343,10 @@ auto replace_file(std::filesystem::path const& path, std::size_t size,
     return fail(synced.error());
   }
   if (auto const done = fresh->replace(); !done) {
-    return fail(done.error());
+    return fail(done.error(), naming_hint(done.error()));
   }
-  if (options.level >= durability::data) {
-    if (auto const synced = retry([&] { return os::sync(directory); }); !synced) {
+  if (to_sync) {
+    if (auto const synced = sync_directory(directory, fresh->descriptor()); !synced) {
       return fail(synced.error(), "the new content is in place, but a crash may bring the old back");
     }
   }

@@ -9,8 +9,10 @@ module;
 #include <expected>
 #include <filesystem>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 
 module fmmap.core;
@@ -22,6 +24,32 @@ namespace fmmap {
 
 namespace {
 
+// Whether a mapping failed because of what the file is, and not because the process has no room for it. Files of /proc
+// that have a size answer EIO; where that is meant, reading says so too.
+auto cannot_be_mapped(std::error_code const& why) -> bool {
+  if (why.category() != std::system_category()) {
+    return false;
+  }
+  switch (why.value()) {
+  case ENODEV:
+  case EACCES:
+  case EPERM:
+  case EINVAL:
+  case EIO:
+  case ENOSYS:
+  case ENXIO:
+  case EOPNOTSUPP:
+    return true;
+  default:
+    return false;
+  }
+}
+
+// Null where there is no memory: the size of a file is not the program's choice.
+auto room_for(std::size_t size) noexcept -> std::unique_ptr<std::byte[]> {
+  return std::unique_ptr<std::byte[]>{new (std::nothrow) std::byte[size]};
+}
+
 struct bytes_read {
   std::unique_ptr<std::byte[]> bytes;
   std::size_t size;
@@ -30,12 +58,15 @@ struct bytes_read {
 // Reads to the end, whatever that turns out to be.
 auto read_to_end(os::descriptor from, std::size_t expected) -> os::outcome<bytes_read> {
   auto capacity = expected;
-  auto buffer = std::make_unique_for_overwrite<std::byte[]>(capacity);
+  auto buffer = room_for(capacity);
   std::size_t size = 0;
-  while (true) {
+  while (buffer) {
     if (size == capacity) {
       capacity *= 2;
-      auto larger = std::make_unique_for_overwrite<std::byte[]>(capacity);
+      auto larger = room_for(capacity);
+      if (!larger) {
+        break;
+      }
       std::memcpy(larger.get(), buffer.get(), size);
       buffer = std::move(larger);
     }
@@ -48,6 +79,7 @@ auto read_to_end(os::descriptor from, std::size_t expected) -> os::outcome<bytes
     }
     size += *got;
   }
+  return std::unexpected(ENOMEM);
 }
 
 } // namespace
@@ -60,9 +92,11 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
   if (options.symlinks == symlinks::refuse_all) {
     return failure(errc::invalid_options, "open", path.native(), {}, "file::open refuses links anywhere in a path");
   }
-  auto const opened = retry([&] {
-    return os::open(os::working_directory, path.c_str(), {.no_follow = options.symlinks == symlinks::refuse_last}, 0);
-  });
+  auto const flags = os::open_flags{.no_follow = options.symlinks == symlinks::refuse_last};
+  auto opened = retry([&] { return os::open(os::working_directory, path.c_str(), flags, 0); });
+  if (!opened && opened.error() == EAGAIN) {
+    opened = open_waiting(os::working_directory, path.c_str(), flags);
+  }
   if (!opened && opened.error() == ELOOP && options.symlinks == symlinks::refuse_last) {
     return failure(errc::symbolic_link, "open", path.native());
   }
@@ -81,8 +115,12 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
   if (regular && status->size > options.map_above) {
     auto const shared = open_file::make(path.native());
     shared->attach(std::move(descriptor), *status, {.read = true, .write = false});
-    if (auto mapped = handle_access::map(shared, status->size, {})) {
+    auto mapped = handle_access::map(shared, status->size, {});
+    if (mapped) {
       return file_view{std::move(*mapped)};
+    }
+    if (!cannot_be_mapped(mapped.error().code())) {
+      return std::unexpected(std::move(mapped).error());
     }
     descriptor = unique_descriptor{shared->release()}; // not to be mapped: read it
   }
@@ -100,7 +138,10 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
   // A file of exactly its size takes one read; one that says it is empty may be one of /proc.
   if (regular && status->size > 0) {
     auto const size = static_cast<std::size_t>(status->size);
-    auto buffer = std::make_unique_for_overwrite<std::byte[]>(size);
+    auto buffer = room_for(size);
+    if (!buffer) {
+      return fail(ENOMEM);
+    }
     auto const got = read_fully(descriptor.get(), 0, {buffer.get(), size});
     if (!got) {
       return fail(got.error());

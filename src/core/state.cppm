@@ -164,6 +164,7 @@ public:
   bool writable = false;
   bool in_memory = false;
   bool through_link = false;         // the last component of the path was a symbolic link
+  bool nonblocking = false;          // the descriptor has O_NONBLOCK, from the open
   unique_descriptor unsynced_parent; // of a name that is removed but not durably so
 
 private:
@@ -281,14 +282,25 @@ struct opened_file {
 [[nodiscard]] auto open_path(os::descriptor directory, char const* path, open_options const& options, bool exclusive)
     -> result<opened_file>;
 
+// Opens a regular file that has just been found not to open without waiting, because somebody holds a lease on it, and
+// waits. Anything else is EAGAIN: a FIFO is never waited for, whatever takes the name meanwhile.
+[[nodiscard]] auto open_waiting(os::descriptor directory, char const* path, os::open_flags flags)
+    -> os::outcome<os::descriptor>;
+
 // A directory and the last component of a path in it.
 struct parent_directory {
   unique_descriptor descriptor;
   std::string name;
 };
 
-// Opens the directory that `path` lies in, from `directory` on.
-[[nodiscard]] auto open_parent(os::descriptor directory, std::string_view path) -> os::outcome<parent_directory>;
+// Opens the directory that `path` lies in, from `directory` on: for `sync_directory` when `to_sync`, else only to name files
+// in it, which needs no permission to read it.
+[[nodiscard]] auto open_parent(os::descriptor directory, std::string_view path, bool to_sync)
+    -> os::outcome<parent_directory>;
+
+// Makes the names in a directory durable, one of which is or was that of `file`. A directory that may not be read cannot be
+// synced: all of its file system is, then.
+[[nodiscard]] auto sync_directory(os::descriptor directory, os::descriptor file) -> os::outcome<void>;
 
 // Transfers all of `bytes`, or as many as there are before the end of the file.
 [[nodiscard]] auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> bytes)
@@ -311,6 +323,9 @@ struct written {
 
 [[nodiscard]] auto write_fully(os::descriptor to, std::uint64_t offset, std::span<std::byte const> bytes) -> written;
 
+// What to say beside an error of a staged file's getting its name.
+[[nodiscard]] auto naming_hint(int code) noexcept -> std::string_view;
+
 // A new file that nobody sees until it is complete: it gets its name last, and leaves nothing when it does not.
 class staged_file {
 public:
@@ -332,8 +347,9 @@ public:
 
 private:
   staged_file(unique_descriptor descriptor, os::descriptor directory, std::string_view name, bool named);
-  [[nodiscard]] auto take_temporary_name() -> os::outcome<void>;
-  [[nodiscard]] auto clear_leftover() const -> os::outcome<void>;
+  [[nodiscard]] auto create_named(unsigned permissions) -> os::outcome<void>;
+  template <class Attempt>
+  auto take_temporary_name(Attempt attempt) -> os::outcome<void>;
 
   unique_descriptor descriptor_;
   os::descriptor directory_;

@@ -110,13 +110,15 @@ inline auto status_of(struct stat const& s) noexcept -> file_status {
 }
 
 inline auto flags_of(open_flags wanted) noexcept -> int {
-  // O_NONBLOCK: opening a FIFO must not wait for its other end; it means nothing for a regular file.
-  int flags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK | (wanted.write ? O_RDWR : O_RDONLY);
+  // O_NONBLOCK: opening a FIFO must not wait for its other end. Of a regular file it means that an open does not wait for
+  // whoever holds a lease on it. openat2 takes neither with O_PATH.
+  int flags = O_CLOEXEC;
+  flags |= wanted.path_only ? O_PATH : O_NOCTTY | (wanted.write ? O_RDWR : O_RDONLY);
+  flags |= wanted.path_only || wanted.wait ? 0 : O_NONBLOCK;
   flags |= wanted.create ? O_CREAT : 0;
   flags |= wanted.exclusive ? O_EXCL : 0;
   flags |= wanted.unnamed ? O_TMPFILE : 0;
   flags |= wanted.directory ? O_DIRECTORY : 0;
-  flags |= wanted.path_only ? O_PATH : 0;
   flags |= wanted.no_follow ? O_NOFOLLOW : 0;
   return flags;
 }
@@ -150,6 +152,13 @@ export namespace fmmap::os {
 inline auto open(descriptor directory, char const* path, open_flags flags, unsigned permissions) noexcept
     -> outcome<descriptor> {
   return invoke(call::openat, [&] { return ::openat(directory, path, flags_of(flags), permissions); });
+}
+
+// Opens once more what a descriptor refers to, by way of /proc.
+inline auto reopen(descriptor file, open_flags flags) noexcept -> outcome<descriptor> {
+  char source[32];
+  std::snprintf(source, sizeof source, "/proc/self/fd/%d", file);
+  return invoke(call::openat, [&] { return ::openat(AT_FDCWD, source, flags_of(flags)); });
 }
 
 // openat2(2).
@@ -297,6 +306,11 @@ inline auto sync_data(descriptor file) noexcept -> outcome<void> {
   return perform(call::fdatasync, [&] { return ::fdatasync(file); });
 }
 
+// syncfs(2): all of the file system that the file is on.
+inline auto sync_file_system(descriptor file) noexcept -> outcome<void> {
+  return perform(call::syncfs, [&] { return ::syncfs(file); });
+}
+
 inline auto sync_range(descriptor file, std::uint64_t offset, std::uint64_t length, bool wait) noexcept
     -> outcome<void> {
   auto const flags = wait ? SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER
@@ -321,6 +335,11 @@ inline auto link_descriptor(descriptor file, descriptor directory, char const* n
 
 inline auto rename(descriptor directory, char const* from, char const* to) noexcept -> outcome<void> {
   return perform(call::renameat, [&] { return ::renameat(directory, from, directory, to); });
+}
+
+// renameat2(2), RENAME_NOREPLACE.
+inline auto rename_to_free(descriptor directory, char const* from, char const* to) noexcept -> outcome<void> {
+  return perform(call::renameat2, [&] { return ::renameat2(directory, from, directory, to, RENAME_NOREPLACE); });
 }
 
 inline auto unlink(descriptor directory, char const* name) noexcept -> outcome<void> {

@@ -50,12 +50,13 @@ struct descriptor_access {
 };
 
 // What an open asks for; the flags every open of fmmap carries (close-on-exec, no controlling terminal, no blocking on
-// a FIFO) are added by the call.
+// a FIFO or for a lease unless `wait`) are added by the call.
 struct open_flags {
   bool write = false;
   bool create = false;
   bool exclusive = false;
   bool unnamed = false; // O_TMPFILE
+  bool wait = false;
   bool directory = false;
   bool path_only = false;   // O_PATH
   bool no_follow = false;   // the last component only

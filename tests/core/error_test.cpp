@@ -79,6 +79,14 @@ BOOST_AUTO_TEST_CASE(shares_its_details_with_copies_and_leaves_nothing_in_what_i
   BOOST_TEST(first.path() == "data.bin");
 }
 
+BOOST_AUTO_TEST_CASE(of_any_category_can_be_asked_after_it_was_moved_from) {
+  auto from = error::make(std::make_error_code(std::future_errc::no_state), "wait");
+  auto const to = std::move(from);
+  BOOST_TEST((to.code() == std::future_errc::no_state));
+  BOOST_TEST((from == errc::closed));
+  BOOST_TEST(!from.message().empty());
+}
+
 BOOST_AUTO_TEST_CASE(has_a_sentence_for_every_code_of_fmmap) {
   for (int code = 1; code <= static_cast<int>(errc::already_run); ++code) {
     auto const message = fmmap::errc_category().message(code);

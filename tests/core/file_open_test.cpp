@@ -5,8 +5,10 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <expected>
 #include <filesystem>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -41,6 +43,25 @@ using fmmap::symlinks;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
 using seam::armed;
+
+namespace {
+
+int allocations_left = -1; // before one fails; none does when negative
+
+} // namespace
+
+auto operator new(std::size_t size) -> void* {
+  auto* const memory = allocations_left == 0 ? nullptr : std::malloc(size);
+  if (memory == nullptr) {
+    allocations_left = -1;
+    throw std::bad_alloc{};
+  }
+  allocations_left -= allocations_left > 0 ? 1 : 0;
+  return memory;
+}
+
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -158,6 +179,70 @@ BOOST_AUTO_TEST_CASE(takes_any_type_on_request_without_blocking) {
   BOOST_TEST((text_of(got) == std::string(10, '\0')));
 }
 
+BOOST_AUTO_TEST_CASE(waits_for_whoever_holds_a_lease_on_it) {
+  scratch const s;
+  auto const path = s.file("f", "abc");
+  BOOST_TEST(found_in_child([&](findings& found) {
+               int ends[2];
+               found.expect(::pipe(ends) == 0, "a pipe");
+               ::alarm(60); // and not for ever
+               // A server with a lease: asked by the system to give it up, it takes a while.
+               auto const server = start_child([&] {
+                 sigset_t asked;
+                 ::sigemptyset(&asked);
+                 ::sigaddset(&asked, SIGIO);
+                 ::sigprocmask(SIG_BLOCK, &asked, nullptr); // whatever comes when
+                 auto const descriptor = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+                 for (int i = 0; i < 3; ++i) {
+                   char const answer = ::fcntl(descriptor, F_SETLEASE, F_WRLCK) == 0 ? 'y' : 'n';
+                   (void)!::write(ends[1], &answer, 1);
+                   if (answer == 'n') {
+                     break;
+                   }
+                   timespec const longest{.tv_sec = 5, .tv_nsec = 0};
+                   ::sigtimedwait(&asked, nullptr, &longest);
+                   ::usleep(50'000);
+                   ::fcntl(descriptor, F_SETLEASE, F_UNLCK);
+                   ::usleep(200'000); // until nobody else has the file open
+                 }
+                 return 0;
+               });
+               for (int i = 0; i < 3; ++i) {
+                 char answer = 'n';
+                 (void)!::read(ends[0], &answer, 1);
+                 if (answer == 'n') {
+                   found.skip("no leases on this file system");
+                   break;
+                 }
+                 if (i == 0) {
+                   found.expect(or_throw(or_throw(file::open(path)).size()) == 3, "open");
+                 } else if (i == 1) {
+                   auto const folder = or_throw(file::open(s.folder(), {.any_type = true}));
+                   auto f = or_throw(file::open_at(folder, "f", {.access = access::read_write, .beneath = true}));
+                   or_throw(f.write_at(0, bytes_of("xyz")));
+                 } else {
+                   found.expect(text_of(or_throw(fmmap::file_view::open(path)).bytes()) == "xyz", "view");
+                 }
+               }
+               found.expect(end_of(server) == 0, "the server");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(that_would_have_to_wait_for_anything_else_does_not) {
+  scratch const s;
+  BOOST_REQUIRE(::mkfifo((s / "fifo").c_str(), 0600) == 0);
+  (void)s.file("f", "abc");
+  armed const table;
+  seam::fail(os::call::openat, EAGAIN, 1);
+  BOOST_TEST(fails(file::open(s / "fifo", {.any_type = true}), std::errc::resource_unavailable_try_again));
+  seam::fail(os::call::openat, EAGAIN, 1);
+  BOOST_TEST(fails(fmmap::file_view::open(s / "fifo"), std::errc::resource_unavailable_try_again));
+  seam::fail(os::call::openat, EAGAIN, 1);
+  BOOST_TEST(file::open(s / "f").has_value());
+  seam::fail(os::call::openat, EAGAIN);
+  BOOST_TEST(fails(file::open(s / "f"), std::errc::resource_unavailable_try_again));
+}
+
 BOOST_AUTO_TEST_CASE(takes_a_file_of_proc_that_says_it_is_empty) {
   auto const f = or_throw(file::open("/proc/version"));
   BOOST_TEST(or_throw(f.size()) == 0U);
@@ -191,6 +276,7 @@ BOOST_AUTO_TEST_CASE(measures_a_block_device) {
                found.expect(fails(file::open(path), errc::not_a_regular_file), "refused unless asked for");
                auto const device = or_throw(file::open(path, {.any_type = true}));
                found.expect(or_throw(device.size()) == 4 << 20, "its size");
+               found.expect(or_throw(device.metadata()).size == 4 << 20, "its size, with the rest");
                found.expect(or_throw(fmmap::mapping::map(device)).size() == 4 << 20, "mapped whole");
                ::umount2((s / "mount").c_str(), MNT_DETACH);
              }) == "");
@@ -378,6 +464,47 @@ BOOST_AUTO_TEST_CASE(respects_permissions) {
   BOOST_TEST(entries_in(s) == 2);
 }
 
+BOOST_AUTO_TEST_CASE(and_everything_with_names_works_in_a_directory_that_may_be_written_but_not_read) {
+  scratch const s;
+  std::filesystem::create_directory(s / "drop");
+  ::chmod(s.folder().c_str(), 0755);
+  ::chmod((s / "drop").c_str(), 0333);
+  BOOST_TEST(found_in_child([&](findings& found) {
+               std::filesystem::current_path(s.folder());
+               if (is_root()) {
+                 found.expect(become_ordinary_user(), "drop to an ordinary user");
+               }
+               auto const fill = [](std::span<std::byte> bytes) { std::ranges::fill(bytes, std::byte{'x'}); };
+               auto const calls_of = [](os::call which) { return std::ranges::count(seam::calls(), which); };
+               armed const table;
+               for (auto const level : {fmmap::durability::none, fmmap::durability::data}) {
+                 auto const replaced = fmmap::replace_file("drop/replaced", 3, fill, {.level = level});
+                 found.expect(replaced.has_value(), "replace");
+                 auto options = creating;
+                 options.sync_directory = level != fmmap::durability::none;
+                 auto created = file::open("drop/f", options);
+                 found.expect(created.has_value(), "create");
+                 found.expect(created && created->clone_to("drop/copy", {.level = level}).has_value(), "clone");
+                 found.expect(calls_of(os::call::syncfs) == (options.sync_directory ? 3 : 0), "what is synced");
+                 seam::arm();
+                 found.expect(created && created->remove().has_value(), "remove");
+                 found.expect(calls_of(os::call::syncfs) == 1, "is durable, whatever it takes");
+                 auto copy = file::open("drop/copy");
+                 found.expect(copy && copy->remove().has_value(), "remove the copy");
+                 seam::arm();
+                 seam::fail(os::call::syncfs, EIO);
+                 auto again = or_throw(file::open("drop/f", creating));
+                 found.expect(fails(again.remove(), std::errc::io_error), "a failed sync");
+                 seam::arm();
+                 or_throw(again.remove());
+                 seam::arm();
+               }
+             }) == "");
+  ::chmod((s / "drop").c_str(), 0755);
+  BOOST_TEST(read_back(s / "drop/replaced") == "xxx");
+  BOOST_TEST(std::ranges::distance(std::filesystem::directory_iterator{s / "drop"}) == 1);
+}
+
 BOOST_AUTO_TEST_CASE(respects_a_read_only_file_system) {
   scratch const s;
   std::filesystem::create_directory(s / "mount");
@@ -457,6 +584,29 @@ BOOST_AUTO_TEST_CASE(leaves_no_file_when_creating_fails_at_any_call) {
       }
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(leaves_no_file_when_memory_runs_out_at_any_moment) {
+  scratch const s;
+  auto const path = s / "f"; // long enough to need memory
+  auto options = creating;
+  options.sync_directory = true;
+  int refused = 0;
+  for (int spared = 0; spared < 100; ++spared) {
+    bool made = false;
+    allocations_left = spared;
+    try {
+      made = file::open(path, options).has_value();
+    } catch (std::bad_alloc const&) {
+      ++refused;
+    }
+    allocations_left = -1;
+    BOOST_TEST(std::filesystem::exists(path) == made);
+    if (made) {
+      break;
+    }
+  }
+  BOOST_TEST(refused >= 2); // once before the file is there, once after
 }
 
 BOOST_AUTO_TEST_CASE(makes_a_new_name_durable_only_when_asked_and_only_when_new) {

@@ -22,10 +22,12 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "support/mounts.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
@@ -128,7 +130,10 @@ BOOST_AUTO_TEST_CASE(reads_short_only_at_its_end) {
   BOOST_TEST(text_of(got).substr(0, 5) == "56789");
   BOOST_TEST(or_throw(f.read_at(10, got)) == 0U);
   BOOST_TEST(or_throw(f.read_at(far_out, got)) == 0U);
-  BOOST_TEST(or_throw(f.read_at(UINT64_MAX, got)) == 0U);
+  for (std::uint64_t const offset :
+       {std::uint64_t{INT64_MAX} - 7, std::uint64_t{INT64_MAX}, std::uint64_t{UINT64_MAX}}) {
+    BOOST_TEST(or_throw(f.read_at(offset, got)) == 0U);
+  }
   armed const table;
   seam::shorten(os::call::pread, 3);
   BOOST_TEST(or_throw(f.read_at(1, got)) == 8U);
@@ -151,11 +156,24 @@ BOOST_AUTO_TEST_CASE(says_which_bytes_a_failed_write_left_unwritten) {
   auto f = or_throw(file::create_new(s / "f"));
   armed const table;
   seam::shorten(os::call::pwrite, 4);
-  seam::fail_nth(3, EIO);
+  seam::fail_nth(4, EIO); // fstat, then the third of the writes
   auto const outcome = f.write_at(100, bytes_of("0123456789"));
   BOOST_REQUIRE(fails(outcome, std::errc::io_error));
   BOOST_TEST((outcome.error().range() == byte_range{.offset = 108, .length = 2}));
   BOOST_TEST(read_back(s / "f").substr(100) == "01234567");
+}
+
+BOOST_AUTO_TEST_CASE(writes_where_it_has_bytes_without_clearing_any) {
+  scratch const s;
+  auto f = open_rw(s.file("f", pattern(100)));
+  armed const table;
+  or_throw(f.write_at(0, bytes_of("abc")));
+  BOOST_TEST(seam::calls().size() == 1U);
+  or_throw(f.write_at(50, bytes_of("abc")));
+  or_throw(f.write_at(100, bytes_of("abc")));
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == 3);
+  or_throw(f.write_at(104, bytes_of("abc")));
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == 5);
 }
 
 BOOST_AUTO_TEST_CASE(refuses_to_write_past_the_largest_offset_and_changes_nothing) {
@@ -190,7 +208,7 @@ BOOST_AUTO_TEST_CASE(never_shows_what_was_stored_past_its_end) {
   auto on_disk = or_throw(file::create_new(s / "f"));
   auto in_memory = or_throw(file::in_memory("tail"));
   for (auto* const f : {&on_disk, &in_memory}) {
-    for (bool const allocating : {false, true}) {
+    for (int const how : {0, 1, 2}) { // of growing
       or_throw(f->resize(0));
       or_throw(f->resize(10));
       auto* const page =
@@ -198,8 +216,11 @@ BOOST_AUTO_TEST_CASE(never_shows_what_was_stored_past_its_end) {
       BOOST_REQUIRE(page != MAP_FAILED);
       page[50] = 7;
       page[4000] = 7;
-      or_throw(allocating ? f->allocate({.offset = 0, .length = 3000}) : f->resize(3000));
-      or_throw(allocating ? f->allocate({.offset = 0, .length = 9000}) : f->resize(9000));
+      for (std::size_t const size : {3000U, 9000U}) {
+        or_throw(how == 0   ? f->resize(size)
+                 : how == 1 ? f->allocate({.offset = 0, .length = size})
+                            : f->write_at(size - 1, bytes_of(std::string_view{"\0", 1})));
+      }
       BOOST_TEST((content_of(*f) == std::string(9000, '\0')));
       ::munmap(page, 4096);
     }
@@ -284,6 +305,47 @@ BOOST_AUTO_TEST_CASE(fills_its_holes_with_zeros_where_nothing_can_be_allocated) 
     BOOST_TEST(or_throw(f.metadata()).allocated_bytes >= 300'000U);
     BOOST_TEST(or_throw(f.data_ranges({.offset = 1000})).size() == 1U);
   }
+}
+
+BOOST_AUTO_TEST_CASE(gets_blocks_also_where_nothing_can_be_allocated_and_no_hole_is_told) {
+  // NFS before version 4.2 and many others: no fallocate, and of holes either nothing, or only the one at the end.
+  for (int const code : {EINVAL, EOPNOTSUPP}) {
+    scratch const s;
+    auto f = or_throw(file::create_new(s / "f"));
+    or_throw(f.resize(3'000'000));
+    or_throw(f.write_at(50'000, bytes_of(pattern(10'000))));
+    armed const table;
+    seam::fail(os::call::fallocate, EOPNOTSUPP);
+    seam::fail(os::call::lseek, code);
+    or_throw(f.allocate({.offset = 0, .length = 3'100'000}));
+    BOOST_TEST((content_of(f) == std::string(50'000, '\0') + pattern(10'000) + std::string(3'040'000, '\0')));
+    or_throw(f.sync());
+    BOOST_TEST(or_throw(f.metadata()).allocated_bytes >= 3'100'000U);
+    auto const writes = std::ranges::count(seam::calls(), os::call::pwrite);
+    or_throw(f.allocate(fmmap::whole));
+    BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == writes); // there are blocks: nothing to do
+  }
+}
+
+BOOST_AUTO_TEST_CASE(on_a_file_system_that_cannot_allocate_gets_blocks_behind_what_was_only_resized) {
+  scratch const s;
+  std::filesystem::create_directory(s / "disk");
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto problem = own_mounts();
+               if (problem.empty() && ::mount("none", (s / "disk").c_str(), "ramfs", 0, nullptr) != 0) {
+                 problem = "no ramfs";
+               }
+               if (!problem.empty()) {
+                 found.skip("a file system that cannot allocate: " + problem);
+                 return;
+               }
+               auto f = or_throw(file::create_new(s / "disk/f"));
+               or_throw(f.resize(100'000));
+               or_throw(f.allocate(fmmap::whole));
+               auto const m = or_throw(fmmap::mapping::map(f));
+               found.expect(or_throw(m.residency()).resident_bytes >= 100'000, "pages"); // which are its blocks
+               found.expect(content_of(f) == std::string(100'000, '\0'), "content");
+             }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(has_its_size_again_when_filling_with_zeros_fails) {
@@ -442,12 +504,100 @@ BOOST_AUTO_TEST_CASE(is_cloned_on_file_systems_without_unnamed_files) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(is_cloned_on_file_systems_without_hard_links_but_over_nothing) {
+  scratch const s;
+  auto const f = or_throw(file::open(s.file("f", pattern(5000))));
+  (void)s.file("taken", "other");
+  for (bool const exists : {false, true}) {
+    armed const table;
+    seam::fail_nth(4, EOPNOTSUPP); // no unnamed files
+    seam::fail(os::call::linkat, EPERM);
+    seam::fail(os::call::fstatat, ENOENT, exists ? 1 : 0); // as if the other came later
+    auto const cloned = f.clone_to(s / (exists ? "taken" : "copy"));
+    BOOST_TEST((exists ? fails(cloned, std::errc::file_exists) : cloned.has_value()));
+  }
+  BOOST_TEST(read_back(s / "copy") == pattern(5000));
+  BOOST_TEST(read_back(s / "taken") == "other");
+  BOOST_TEST(std::ranges::distance(std::filesystem::directory_iterator{s.folder()}) == 3);
+}
+
+BOOST_AUTO_TEST_CASE(that_cannot_get_a_name_says_what_may_be_the_cause) {
+  scratch const s;
+  auto const f = or_throw(file::open(s.file("f", "abc")));
+  for (int const code : {ENOENT, EPERM}) {
+    armed const table;
+    seam::fail(os::call::linkat, code);
+    auto const cause = code == ENOENT ? "/proc" : "hard links";
+    auto const cloned = f.clone_to(s / "copy");
+    BOOST_REQUIRE(!cloned.has_value());
+    BOOST_TEST(cloned.error().message().contains(cause));
+    auto const replaced = fmmap::replace_file(s / "f", 1, [](std::span<std::byte>) {});
+    BOOST_REQUIRE(!replaced.has_value());
+    BOOST_TEST(replaced.error().message().contains(cause));
+  }
+  BOOST_TEST(read_back(s / "f") == "abc");
+}
+
 BOOST_AUTO_TEST_CASE(of_proc_is_cloned_with_what_reading_it_gives) {
   scratch const s;
   auto const f = or_throw(file::open("/proc/version"));
   (void)or_throw(f.clone_to(s / "copy"));
   BOOST_TEST(read_back(s / "copy") == read_back("/proc/version"));
   BOOST_TEST(!read_back(s / "copy").empty());
+}
+
+BOOST_AUTO_TEST_CASE(of_sysfs_is_cloned_as_long_as_it_reads_and_not_as_it_says) {
+  auto const path = std::filesystem::path{"/sys/devices/system/cpu/online"};
+  if (!std::filesystem::exists(path)) {
+    skip("no sysfs");
+    return;
+  }
+  scratch const s;
+  auto const f = or_throw(file::open(path));
+  (void)or_throw(f.clone_to(s / "copy"));
+  BOOST_TEST(read_back(s / "copy") == read_back(path));
+  BOOST_TEST(or_throw(f.size()) > read_back(path).size()); // else this test would show nothing
+}
+
+BOOST_AUTO_TEST_CASE(that_shrinks_while_it_is_cloned_has_a_copy_as_long_as_what_is_left) {
+  // Where the other process comes in between: before the size is used, between SEEK_DATA and SEEK_HOLE, in the copying.
+  for (auto const slow : {os::call::ftruncate, os::call::lseek, os::call::copy_file_range, os::call::pread}) {
+    for (bool const hole : {false, true}) {
+      scratch const s;
+      auto const path = s.file("f", pattern(100'000));
+      if (hole) {
+        std::filesystem::resize_file(path, 300'000);
+      }
+      auto const f = or_throw(file::open(path));
+      auto const child = start_child([&] {
+        ::usleep(30'000);
+        std::filesystem::resize_file(path, 10'000);
+        return 0;
+      });
+      armed const table;
+      seam::fail(os::call::ioctl, EOPNOTSUPP);
+      if (slow == os::call::pread) {
+        seam::fail(os::call::copy_file_range, EXDEV);
+      }
+      seam::delay(slow, std::chrono::milliseconds{120});
+      auto const cloned = f.clone_to(s / "copy");
+      BOOST_TEST(end_of(child) == 0);
+      BOOST_TEST_CONTEXT(os::name_of(slow) << (hole ? " with a hole" : "")) {
+        BOOST_TEST(cloned.has_value());
+        BOOST_TEST((read_back(s / "copy") == pattern(10'000)));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(is_cloned_though_no_hole_is_found_after_its_data) {
+  scratch const s;
+  auto const f = or_throw(file::open(s.file("f", pattern(100'000))));
+  armed const table;
+  seam::fail(os::call::ioctl, EOPNOTSUPP);
+  seam::fail(os::call::lseek, ENXIO, 1, 1); // as if it had been made shorter after SEEK_DATA
+  (void)or_throw(f.clone_to(s / "copy"));
+  BOOST_TEST((read_back(s / "copy") == pattern(100'000)));
 }
 
 BOOST_AUTO_TEST_CASE(that_is_empty_goes_through_every_function) {
@@ -589,6 +739,7 @@ BOOST_AUTO_TEST_CASE(gives_its_descriptor_up_and_takes_it_back) {
   auto const descriptor = or_throw(f.release());
   BOOST_TEST(!f.is_open());
   BOOST_TEST(::fcntl(descriptor, F_GETFD) == FD_CLOEXEC);
+  BOOST_TEST((::fcntl(descriptor, F_GETFL) & O_NONBLOCK) == 0);
   BOOST_REQUIRE(::fcntl(descriptor, F_SETFD, 0) == 0);
   auto back = or_throw(file::adopt(descriptor, "f"));
   BOOST_TEST(back.native_handle() == descriptor);
@@ -599,6 +750,45 @@ BOOST_AUTO_TEST_CASE(gives_its_descriptor_up_and_takes_it_back) {
   or_throw(back.write_at(3, bytes_of("d")));
   or_throw(back.close());
   BOOST_TEST(read_back(s / "f") == "abcd");
+}
+
+BOOST_AUTO_TEST_CASE(is_not_released_with_a_failure_that_only_it_knows_of) {
+  scratch const s;
+  auto f = open_rw(s.file("f", "abc"));
+  {
+    armed const table;
+    seam::fail(os::call::fdatasync, EIO, 1);
+    BOOST_TEST(fails(f.sync(), std::errc::io_error));
+    BOOST_TEST(fails(f.release(), std::errc::io_error));
+    BOOST_TEST(f.is_open());
+    (void)or_throw(f.rewrite());
+    seam::fail(os::call::fsync, EIO, 2);
+    BOOST_TEST(fails(f.remove(), std::errc::io_error));
+    BOOST_TEST(fails(f.release(), std::errc::io_error));
+    BOOST_TEST(f.is_open());
+    seam::arm();
+    BOOST_TEST(::close(or_throw(f.release())) == 0);
+    BOOST_TEST(std::ranges::count(seam::calls(), os::call::fsync) == 1);
+  }
+  BOOST_TEST(!std::filesystem::exists(s / "f"));
+}
+
+BOOST_AUTO_TEST_CASE(keeps_its_holes_when_it_is_written_again) {
+  scratch const s;
+  auto f = or_throw(file::create_new(s / "f"));
+  or_throw(f.resize(64 << 20));
+  or_throw(f.write_at(1 << 20, bytes_of(pattern(10'000))));
+  auto const expected = std::string(1 << 20, '\0') + pattern(10'000);
+  (void)or_throw(f.rewrite());
+  BOOST_TEST(or_throw(f.metadata()).allocated_bytes < (1U << 20));
+  BOOST_TEST((content_of(f).substr(0, expected.size()) == expected));
+  // As if the file system took for a hole what a failed sync has lost: it is written again nevertheless.
+  armed const table;
+  seam::fail(os::call::lseek, ENXIO);
+  (void)or_throw(f.rewrite());
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::pwrite) == 3); // its pages
+  seam::disarm();
+  BOOST_TEST(or_throw(f.metadata()).allocated_bytes < (1U << 20));
 }
 
 BOOST_AUTO_TEST_CASE(adopted_for_writing_only_writes_and_cannot_be_mapped) {

@@ -137,13 +137,57 @@ BOOST_AUTO_TEST_CASE(reads_what_cannot_be_mapped) {
   scratch const s;
   auto const content = pattern(300'000);
   auto const path = s.file("f", content);
-  for (int const code : {ENODEV, ENOMEM, EACCES}) {
+  for (int const code : {ENODEV, EACCES, EPERM, EINVAL, EIO, EOPNOTSUPP}) {
     armed const table;
     seam::fail(os::call::mmap, code);
     auto const view = or_throw(fmmap::file_view::open(path));
     BOOST_TEST(!view.is_mapped());
     BOOST_TEST((text_of(view.bytes()) == content));
   }
+}
+
+BOOST_AUTO_TEST_CASE(does_not_read_what_the_process_has_no_room_to_map) {
+  scratch const s;
+  auto const path = s.file("f", pattern(300'000));
+  armed const table;
+  for (int const code : {ENOMEM, EAGAIN}) {
+    seam::fail(os::call::mmap, code);
+    auto const view = fmmap::file_view::open(path);
+    BOOST_REQUIRE(!view.has_value());
+    BOOST_TEST(view.error().code().value() == code);
+    BOOST_TEST(view.error().path() == path.native());
+  }
+  BOOST_TEST(std::ranges::count(seam::calls(), os::call::pread) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(of_a_file_larger_than_the_address_space_is_an_error) {
+  scratch const s{memory_folder()};
+  auto const path = s.file("f", "");
+  if (::truncate(path.c_str(), off_t{1} << 60) != 0) {
+    skip("no file system with files this large");
+    return;
+  }
+  BOOST_TEST(fails(fmmap::file_view::open(path), std::errc::not_enough_memory));
+  if (!sanitized) { // whose allocators end the program
+    BOOST_TEST(fails(fmmap::file_view::open(path, {.map_above = SIZE_MAX}), std::errc::not_enough_memory));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(of_a_file_larger_than_the_limit_of_the_process_is_an_error) {
+  if (sanitized) {
+    skip("sanitizers reserve most of the address space");
+    return;
+  }
+  scratch const s;
+  auto const path = s.file("f", "");
+  std::filesystem::resize_file(path, std::uintmax_t{8} << 30);
+  BOOST_TEST(found_in_child([&](findings& found) {
+               limit(RLIMIT_AS, rlim_t{1} << 29);
+               constexpr auto full = std::errc::not_enough_memory;
+               found.expect(fails(fmmap::file_view::open(path), full), "mapped");
+               found.expect(fails(fmmap::file_view::open(path, {.map_above = SIZE_MAX}), full), "read");
+               found.expect(fails(fmmap::file_view::open("/dev/zero"), full), "without an end");
+             }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(goes_on_after_short_and_interrupted_reads) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
@@ -141,6 +142,31 @@ BOOST_AUTO_TEST_CASE(fails_allocate_and_leaves_size_content_and_space) {
       found.expect(read_back(disk / "f") == pattern(1000), "content");
       or_throw(f.sync());
       found.expect(free_bytes(disk) + 65'536 > before, "space");
+    }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_allocate_and_leaves_what_others_have_appended_meanwhile) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    for (std::uint64_t const appended : {std::uint64_t{10}, std::uint64_t{20'000}}) {
+      auto f = or_throw(file::create_new(disk / "f"));
+      or_throw(f.write_at(0, bytes_of(pattern(1000))));
+      auto const child = start_child([&] {
+        ::usleep(50'000);
+        std::ofstream{disk / "f", std::ios::app}.write(pattern(appended, 1).data(),
+                                                       static_cast<std::streamsize>(appended));
+        return 0;
+      });
+      {
+        armed const table;
+        seam::delay(os::call::fallocate, std::chrono::milliseconds{200}); // after the size has been asked for
+        found.expect(fails(f.allocate({.offset = 0, .length = 100 * mebibyte}), full), "allocate");
+      }
+      found.expect(end_of(child) == 0, "the other process");
+      auto const content = read_back(disk / "f");
+      found.expect(content.starts_with(pattern(1000) + pattern(appended, 1)), "content");
+      found.expect(content.size() < 1000 + appended + 4096, "size");
+      or_throw(f.remove());
     }
   });
 }

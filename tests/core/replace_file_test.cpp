@@ -328,6 +328,88 @@ BOOST_AUTO_TEST_CASE(clears_what_a_kill_left_also_without_unnamed_files) {
   BOOST_TEST(read_back(path) == "new");
 }
 
+BOOST_AUTO_TEST_CASE(goes_on_while_another_replacement_is_being_filled) {
+  scratch const s;
+  auto const path = s.file("f", "old");
+  armed const table;
+  seam::fail_nth(4, EOPNOTSUPP); // no unnamed files: the name is held all the time
+  or_throw(fmmap::replace_file(path, 5, [&](std::span<std::byte> outer) {
+    BOOST_TEST(entries_in(s.folder()) == 2);
+    for (bool const unnamed : {true, false}) {
+      seam::arm();
+      if (!unnamed) {
+        seam::fail_nth(4, EOPNOTSUPP);
+      }
+      or_throw(replace(path, unnamed ? "unnamed" : "named"));
+      BOOST_TEST(read_back(path) == (unnamed ? "unnamed" : "named"));
+      BOOST_TEST(entries_in(s.folder()) == 2);
+    }
+    std::ranges::copy(bytes_of("outer"), outer.begin());
+  }));
+  BOOST_TEST(read_back(path) == "outer");
+  BOOST_TEST(entries_in(s.folder()) == 1);
+}
+
+BOOST_AUTO_TEST_CASE(goes_on_though_something_else_has_the_temporary_name_and_leaves_it) {
+  for (bool const unnamed : {true, false}) {
+    for (std::string const& what : {"link", "folder", "fifo", "file of mode 0000", "another user's file"}) {
+      scratch const s;
+      auto const path = s.file("f", "old");
+      auto const name = s / ".f.fmmap-new";
+      ::chmod(s.folder().c_str(), 01777);
+      ::chmod(path.c_str(), 0666);
+      if (what == "link") {
+        std::filesystem::create_symlink("f", name);
+      } else if (what == "folder") {
+        std::filesystem::create_directory(name);
+      } else if (what == "fifo") {
+        BOOST_REQUIRE(::mkfifo(name.c_str(), 0666) == 0);
+      } else {
+        (void)s.file(".f.fmmap-new", "other");
+        ::chmod(name.c_str(), what == "another user's file" ? 0644 : 0000);
+      }
+      BOOST_TEST_CONTEXT(what << (unnamed ? "" : ", without unnamed files")) {
+        BOOST_TEST(found_in_child([&](findings& found) {
+                     std::filesystem::current_path(s.folder());
+                     if (is_root()) {
+                       if (::chown("f", 65534, 65534) != 0 || !become_ordinary_user()) {
+                         found.expect(false, "drop to an ordinary user");
+                       }
+                     } else if (what == "another user's file") {
+                       found.skip("files of several users need root");
+                       return;
+                     }
+                     for (int i = 0; i < 2; ++i) {
+                       armed const table;
+                       if (!unnamed) {
+                         seam::fail_nth(4, EOPNOTSUPP);
+                       }
+                       auto const replaced = replace("f", "new");
+                       found.expect(replaced.has_value(), replaced ? "" : replaced.error().message());
+                       found.expect(read_back("f") == "new", "content");
+                     }
+                   }) == "");
+        BOOST_TEST(entries_in(s.folder()) == 2);
+        BOOST_TEST(std::filesystem::exists(std::filesystem::symlink_status(name)));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(is_busy_when_all_temporary_names_are_taken) {
+  scratch const s;
+  auto const path = s.file("f", "old");
+  std::filesystem::create_directory(s / ".f.fmmap-new");
+  for (int i = 1; i < 100; ++i) {
+    std::filesystem::create_directory(s / (".f.fmmap-new-" + std::to_string(i)));
+  }
+  BOOST_TEST(fails(replace(path, "new"), std::errc::device_or_resource_busy));
+  std::filesystem::remove(s / ".f.fmmap-new-99");
+  (void)s.file(".f.fmmap-new-99", "left by a crash");
+  or_throw(replace(path, "new"));
+  BOOST_TEST(entries_in(s.folder()) == 100);
+}
+
 BOOST_AUTO_TEST_CASE(by_several_processes_at_once_shows_readers_whole_content_only) {
   scratch const s{memory_folder()};
   auto const path = s.file("f", std::string(3000, 'a'));

@@ -401,10 +401,16 @@ private:
                                                                                                                 : 0U;
   }
 
-  // An interrupted call is made again.
+  // An interrupted call is made again; so is an open that would have to wait, in a way that does, and that of a directory
+  // which may not be read, in a way that need not.
   [[nodiscard]] auto retried(std::uint64_t ordinal) const -> bool {
-    return how_.error.value == EINTR && ordinal < trace_.size() && trace_[ordinal] == trace_[ordinal - 1] &&
-           trace_[ordinal] != os::call::close;
+    if (ordinal >= trace_.size() || trace_[ordinal] != trace_[ordinal - 1]) {
+      return false;
+    }
+    return how_.error.value == EINTR    ? trace_[ordinal] != os::call::close
+           : how_.error.value == EAGAIN ? trace_[ordinal] == os::call::openat
+           : how_.error.value == EACCES ? trace_[ordinal] == os::call::openat
+                                        : false;
   }
 
   [[nodiscard]] auto tolerated(os::call which) const -> bool {
