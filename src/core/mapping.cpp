@@ -901,7 +901,7 @@ auto mapping::rewrite(byte_range range) -> result<durability> {
         if (covered.begin >= end) {
           return {};
         }
-        auto* const begin = data_ - (offset_ - covered.begin);
+        auto* const begin = data_ + static_cast<std::ptrdiff_t>(covered.begin - offset_);
         if (auto const code = dirty_pages({begin, static_cast<std::size_t>(end - covered.begin)}); code != 0) {
           return file_->fail(code, "rewrite", range, "no space for it, or the file has become shorter");
         }

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <expected>
 #include <filesystem>
-#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,25 +42,6 @@ using fmmap::symlinks;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
 using seam::armed;
-
-namespace {
-
-int allocations_left = -1; // before one fails; none does when negative
-
-} // namespace
-
-auto operator new(std::size_t size) -> void* {
-  auto* const memory = allocations_left == 0 ? nullptr : std::malloc(size);
-  if (memory == nullptr) {
-    allocations_left = -1;
-    throw std::bad_alloc{};
-  }
-  allocations_left -= allocations_left > 0 ? 1 : 0;
-  return memory;
-}
-
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -584,29 +564,6 @@ BOOST_AUTO_TEST_CASE(leaves_no_file_when_creating_fails_at_any_call) {
       }
     }
   }
-}
-
-BOOST_AUTO_TEST_CASE(leaves_no_file_when_memory_runs_out_at_any_moment) {
-  scratch const s;
-  auto const path = s / "f"; // long enough to need memory
-  auto options = creating;
-  options.sync_directory = true;
-  int refused = 0;
-  for (int spared = 0; spared < 100; ++spared) {
-    bool made = false;
-    allocations_left = spared;
-    try {
-      made = file::open(path, options).has_value();
-    } catch (std::bad_alloc const&) {
-      ++refused;
-    }
-    allocations_left = -1;
-    BOOST_TEST(std::filesystem::exists(path) == made);
-    if (made) {
-      break;
-    }
-  }
-  BOOST_TEST(refused >= 2); // once before the file is there, once after
 }
 
 BOOST_AUTO_TEST_CASE(makes_a_new_name_durable_only_when_asked_and_only_when_new) {
