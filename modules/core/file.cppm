@@ -49,7 +49,7 @@ enum class symlinks : unsigned char {
 
 struct open_options {
   fmmap::access access = fmmap::access::read_only;
-  /// Creates the file when it is missing; needs `access::read_write`.
+  /// Creates the file when it is missing; needs `access::read_write`. The target of a symbolic link is not created.
   bool create = false;
   /// Of a created file, narrowed by the process's umask.
   unsigned permissions = 0600;
@@ -254,6 +254,9 @@ public:
 
   /// Writes the bytes of `range` again as they read now and syncs them, and with that ends what a failed sync began, as
   /// far as `range` goes. Holes stay holes. Nobody may write the bytes meanwhile; `mapping::rewrite` has no such limit.
+  ///
+  /// Where the file system has lost track of which blocks it has written (ext4 does, of allocated ones), they are written
+  /// past the page cache, from a copy in memory.
   ///
   /// Errors: as `write_at` and `sync`; the file stays failed.
   [[nodiscard]] auto rewrite(byte_range range = whole) -> result<durability>;

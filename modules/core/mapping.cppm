@@ -252,7 +252,7 @@ public:
   ///
   /// They read as zero afterwards, in the file too; those of a copy-on-write mapping read as the file does.
   ///
-  /// Errors: `errc::out_of_range`; `errc::read_only` when the file is not open for writing; what the system reports.
+  /// Errors: `errc::out_of_range`; `errc::read_only` when the bytes cannot be written; what the system reports.
   [[nodiscard]] auto discard(byte_range range) -> result<void>;
 
   /// Keeps the pages around `range` in memory as long as the returned object lives.
@@ -275,7 +275,10 @@ public:
 
   /// Writes the pages around `range` again and syncs them, and with that ends what a failed sync began, as far as they go.
   ///
-  /// Bytes keep their values, and other threads may go on writing them. Errors: as `flush`; `errc::read_only`.
+  /// Bytes keep their values, and other threads may go on writing them. Holes get blocks.
+  ///
+  /// Errors: as `flush`; `errc::read_only`; `std::errc::io_error` where memory alone has the bytes all the same, and only
+  /// `file::rewrite` helps (docs/durability.md).
   [[nodiscard]] auto rewrite(byte_range range = whole) -> result<durability>;
 
   /// A part that keeps the memory mapped on its own. Errors: `errc::out_of_range`.

@@ -136,8 +136,8 @@ public:
     return mapping_.stage_flush(range, level);
   }
 
-  /// As `mapping::rewrite`.
-  [[nodiscard]] inline auto rewrite(byte_range range = whole) -> result<durability> { return mapping_.rewrite(range); }
+  /// As `file::rewrite`: nobody may store to the bytes meanwhile. Errors: `errc::copy_on_write` too.
+  [[nodiscard]] auto rewrite(byte_range range = whole) -> result<durability>;
 
   /// As `mapping::discard`.
   [[nodiscard]] inline auto discard(byte_range range) -> result<void> { return mapping_.discard(range); }

@@ -75,6 +75,22 @@ auto describe(byte_range range) -> std::string {
   return std::to_string(range.length) + " bytes at " + begin;
 }
 
+// As it is, but for what would end the text or begin a line of its own.
+auto printable(std::string_view name) -> std::string {
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string text;
+  for (char const c : name) {
+    auto const value = static_cast<unsigned char>(c);
+    if (value >= 0x20 && value != 0x7f) {
+      text += c;
+    } else {
+      text.append("\\x") += digits[value / 16U];
+      text += digits[value % 16U];
+    }
+  }
+  return text;
+}
+
 // cannot map 4096 bytes at 8192 of "data.bin": the range reaches past the end; the file is 4096 bytes long
 auto sentence(error_details const& details, std::string_view hint) -> std::string {
   std::string text = "cannot " + details.operation;
@@ -82,7 +98,7 @@ auto sentence(error_details const& details, std::string_view hint) -> std::strin
     text += ' ' + describe(*details.range);
   }
   if (!details.path.empty()) {
-    text += (details.range ? " of \"" : " \"") + details.path + '"';
+    text += (details.range ? " of \"" : " \"") + printable(details.path) + '"';
   }
   text += ": " + details.code.message();
   if (!hint.empty()) {

@@ -135,7 +135,7 @@ auto open_or_create(os::descriptor directory, char const* path, os::open_flags f
     if (exclusive || created.error() != EEXIST) {
       return std::unexpected(created.error());
     }
-    // A dangling link is found missing and existing by turns.
+    // A link to nothing is found missing and existing by turns.
     if (auto const status = os::status_at(directory, path, false); status && status->type == os::file_type::symlink) {
       return std::unexpected(ENOENT);
     }
@@ -149,6 +149,10 @@ auto describe_open_failure(int code, std::string_view path, open_options const& 
   }
   if (code == ELOOP && options.beneath) {
     return failure(code, "open", path, {}, "a system without openat2 follows no link beneath a directory");
+  }
+  if (code == ENOENT && options.create) {
+    return failure(code, "open", path, {},
+                   "there is no such directory, or the path is a link to a file that is missing");
   }
   if (code == EXDEV && options.beneath) {
     return failure(code, "open", path, {}, "the path leaves the directory it starts from");
@@ -213,10 +217,6 @@ auto copy_to_end(os::descriptor from, os::descriptor to) -> os::outcome<void> {
   }
 }
 
-auto is_zero(std::span<std::byte const> bytes) -> bool {
-  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
-}
-
 // Writes bytes as they read, in a hole only those of pages that do not read as zero: where a failed sync has lost the blocks
 // of a part, the file system may call a hole what memory still has. Returns 0 or an errno.
 auto write_again(open_file const& target, os::interval part, bool hole) -> int {
@@ -240,6 +240,46 @@ auto write_again(open_file const& target, os::interval part, bool hole) -> int {
     }
   }
   return 0;
+}
+
+// Writes parts of a file as they read, past the page cache. What is stored meanwhile would be lost. All are read before the
+// first is written: that drops memory of the file, in pieces that may be larger than what is written.
+auto write_directly(open_file const& target, std::span<os::interval const> parts) -> os::outcome<void> {
+  auto const path = "/proc/self/fd/" + std::to_string(target.descriptor());
+  auto const opened =
+      retry([&] { return os::open(os::working_directory, path.c_str(), {.write = true, .direct = true}, 0); });
+  if (!opened) {
+    return std::unexpected(opened.error());
+  }
+  unique_descriptor const direct{*opened};
+  auto const size = os::status(target.descriptor());
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  // Whole pages of the file, from whole pages of memory: more than any device asks for.
+  struct piece {
+    os::interval pages;
+    mapping bytes;
+  };
+  std::vector<piece> pieces;
+  for (auto const& part : parts) {
+    auto const pages = os::outward(part, os::page_size());
+    auto bytes = mapping::anonymous(static_cast<std::size_t>(pages.length()));
+    if (!bytes) {
+      return std::unexpected(ENOMEM);
+    }
+    if (auto const got = read_fully(target.descriptor(), pages.begin, bytes->writable_bytes()); !got) {
+      return std::unexpected(got.error());
+    }
+    pieces.push_back({.pages = pages, .bytes = std::move(*bytes)});
+  }
+  for (auto const& [pages, bytes] : pieces) {
+    if (auto const put = write_fully(direct.get(), pages.begin, bytes.bytes()); put.error != 0) {
+      return std::unexpected(put.error);
+    }
+  }
+  auto const longer = !pieces.empty() && pieces.back().pages.end > size->size;
+  return longer ? retry([&] { return os::set_size(target.descriptor(), size->size); }) : os::outcome<void>{};
 }
 
 // Where data begins and ends, at or after `at`; empty when there is no more before `end`.
@@ -484,12 +524,14 @@ auto end_of_data(open_file const& target, std::uint64_t begin, std::uint64_t siz
 void undo_growth(open_file const& target, std::uint64_t old, std::uint64_t own_end) {
   auto const size = target.size();
   if (!size) {
-    return drop(size.error());
+    drop(size.error());
+    return;
   }
   auto const from = std::max(old, own_end);
   auto const kept = *size > from ? end_of_data(target, from, *size) : from;
   if (!kept) {
-    return drop(kept.error(), "find the data of", target.path);
+    drop(kept.error(), "find the data of", target.path);
+    return;
   }
   auto const length = *kept > from ? *kept : std::min(old, *size);
   drop_failure(retry([&] { return os::set_size(target.descriptor(), length); }), "restore the size of", target.path);
@@ -1007,7 +1049,8 @@ auto file::rewrite(byte_range range) -> result<durability> {
   };
   // Past the end there is nothing that could have been lost.
   return state_->rewrite({.begin = bytes->begin, .end = bytes->end == *size ? everything.end : bytes->end},
-                         write_all_again);
+                         write_all_again,
+                         [&](std::span<os::interval const> parts) { return write_directly(*state_, parts); });
 }
 
 auto file::seal(file_seals seals) -> result<void> {

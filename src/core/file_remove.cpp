@@ -79,6 +79,9 @@ auto file::remove() -> result<void> {
   if (target.unsynced_parent.get() != os::no_descriptor) {
     return sync_removal(target);
   }
+  if (target.type == os::file_type::block_device || target.type == os::file_type::character_device) {
+    return target.fail(errc::not_a_regular_file, "remove", {}, "a device is not removed");
+  }
   if (target.in_memory) {
     return target.fail(ENOENT, "remove", {}, "a file in memory has no name");
   }

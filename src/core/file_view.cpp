@@ -82,75 +82,58 @@ auto read_to_end(os::descriptor from, std::size_t expected) -> os::outcome<bytes
   return std::unexpected(ENOMEM);
 }
 
+// A file of exactly its size takes one read.
+auto read_whole(open_file const& from, std::uint64_t size) -> os::outcome<bytes_read> {
+  auto const length = static_cast<std::size_t>(size);
+  auto buffer = room_for(length);
+  if (!buffer) {
+    return std::unexpected(ENOMEM);
+  }
+  auto const got = read_fully(from.descriptor(), 0, {buffer.get(), length});
+  if (!got) {
+    return std::unexpected(got.error());
+  }
+  return bytes_read{.bytes = std::move(buffer), .size = *got};
+}
+
+// What has no size, or says that it is empty as files of /proc do.
+auto read_stream(open_file const& from) -> os::outcome<bytes_read> {
+  // Until a writer has come, a pipe reads as if it had ended; only waiting tells the two apart.
+  if (from.type == os::file_type::fifo) {
+    if (auto const ready = retry([&] { return os::wait_readable(from.descriptor()); }); !ready) {
+      return std::unexpected(ready.error());
+    }
+  }
+  return read_to_end(from.descriptor(), 4096);
+}
+
 } // namespace
 
 auto file_view::open(std::filesystem::path const& path, view_options options) -> result<file_view> {
-  auto const fail = [&](int code) { return failure(code, "open", path.native()); };
   if (path.native().find('\0') != std::string::npos) {
     return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
   }
-  if (options.symlinks == symlinks::refuse_all) {
-    return failure(errc::invalid_options, "open", path.native(), {}, "file::open refuses links anywhere in a path");
-  }
-  auto const flags = os::open_flags{.no_follow = options.symlinks == symlinks::refuse_last};
-  auto opened = retry([&] { return os::open(os::working_directory, path.c_str(), flags, 0); });
-  if (!opened && opened.error() == EAGAIN) {
-    opened = open_waiting(os::working_directory, path.c_str(), flags);
-  }
-  if (!opened && opened.error() == ELOOP && options.symlinks == symlinks::refuse_last) {
-    return failure(errc::symbolic_link, "open", path.native());
-  }
+  auto opened = open_path(os::working_directory, path.c_str(), {.symlinks = options.symlinks, .any_type = true}, false);
   if (!opened) {
-    return fail(opened.error());
+    return std::unexpected(std::move(opened).error());
   }
-  unique_descriptor descriptor{*opened};
-  auto const status = os::status(descriptor.get());
-  if (!status) {
-    return fail(status.error());
+  auto const& source = *opened->state;
+  if (source.type == os::file_type::directory) {
+    return source.fail(EISDIR, "open");
   }
-  if (status->type == os::file_type::directory) {
-    return fail(EISDIR);
-  }
-  auto const regular = status->type == os::file_type::regular;
-  if (regular && status->size > options.map_above) {
-    auto const shared = open_file::make(path.native());
-    shared->attach(std::move(descriptor), *status, {.read = true, .write = false});
-    auto mapped = handle_access::map(shared, status->size, {});
+  auto const regular = source.type == os::file_type::regular;
+  if (regular && opened->size > options.map_above) {
+    auto mapped = handle_access::map(opened->state, opened->size, {});
     if (mapped) {
       return file_view{std::move(*mapped)};
     }
     if (!cannot_be_mapped(mapped.error().code())) {
       return std::unexpected(std::move(mapped).error());
     }
-    descriptor = unique_descriptor{shared->release()}; // not to be mapped: read it
   }
-  // Until a writer has come, a pipe reads as if it had ended; only waiting tells the two apart.
-  if (status->type == os::file_type::fifo) {
-    if (auto const ready = retry([&] { return os::wait_readable(descriptor.get()); }); !ready) {
-      return fail(ready.error());
-    }
-  }
-  if (!regular) {
-    if (auto const blocking = os::set_blocking(descriptor.get()); !blocking) {
-      return fail(blocking.error());
-    }
-  }
-  // A file of exactly its size takes one read; one that says it is empty may be one of /proc.
-  if (regular && status->size > 0) {
-    auto const size = static_cast<std::size_t>(status->size);
-    auto buffer = room_for(size);
-    if (!buffer) {
-      return fail(ENOMEM);
-    }
-    auto const got = read_fully(descriptor.get(), 0, {buffer.get(), size});
-    if (!got) {
-      return fail(got.error());
-    }
-    return file_view{std::move(buffer), *got};
-  }
-  auto read = read_to_end(descriptor.get(), 4096);
+  auto read = regular && opened->size > 0 ? read_whole(source, opened->size) : read_stream(source);
   if (!read) {
-    return fail(read.error());
+    return source.fail(read.error(), "open");
   }
   return file_view{std::move(read->bytes), read->size};
 }

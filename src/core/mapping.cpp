@@ -648,8 +648,10 @@ auto mapping::advise(advice what, byte_range range) const -> result<void> {
   auto const done =
       retry([&] { return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()), value); });
   if (!done) {
-    auto const hint =
-        done.error() == EINVAL ? "this system or this kind of mapping does not know it" : std::string_view{};
+    auto const hint = done.error() == EINVAL
+                          ? "this system or this kind of mapping does not know it, or a memory lock forbids it"
+                      : done.error() == EFAULT ? "no space for it, or the file has become shorter"
+                                               : std::string_view{};
     return failure(done.error(), operation, path_of(file_), range, hint);
   }
   auto const base = address_of(region_->base());
@@ -666,8 +668,8 @@ auto mapping::discard(byte_range range) -> result<void> {
     return failure(errc::out_of_range, "discard", path_of(file_), range);
   }
   auto const shared_file = file_ && !private_;
-  if (shared_file && !file_->writable) {
-    return file_->fail(errc::read_only, "discard", range);
+  if (access_ == access::read_only) {
+    return failure(errc::read_only, "discard", path_of(file_), range);
   }
   if (part->empty()) {
     return {};
@@ -685,7 +687,8 @@ auto mapping::discard(byte_range range) -> result<void> {
                       private_ ? os::advice_value::dont_need : os::advice_value::remove);
   });
   if (!done) {
-    return failure(done.error(), "discard", path_of(file_), range);
+    return failure(done.error(), "discard", path_of(file_), range,
+                   done.error() == EINVAL ? "a memory lock may hold it" : std::string_view{});
   }
   return {};
 }
@@ -706,7 +709,8 @@ auto mapping::lock_memory(byte_range range, lock_options options) const -> resul
     auto const limit = os::locked_memory_limit();
     auto const hint = !limit                 ? std::string{}
                       : *limit == UINT64_MAX ? std::string{"RLIMIT_MEMLOCK is unlimited"}
-                                             : "RLIMIT_MEMLOCK is " + std::to_string(*limit) + " bytes";
+                                             : "RLIMIT_MEMLOCK is " + std::to_string(*limit) + " bytes" +
+                                                   (file_ ? ", if it is not that the file has become shorter" : "");
     return failure(done.error(), "lock in memory", path_of(file_), range, hint);
   }
   return memory_lock{region_, pointer_to(pages.begin), static_cast<std::size_t>(pages.length())};

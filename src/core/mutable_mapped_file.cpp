@@ -294,6 +294,11 @@ auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std
   return begin;
 }
 
+auto mutable_mapped_file::rewrite(byte_range range) -> result<durability> {
+  // A copy-on-write mapping says itself why not.
+  return mapping_.access() == access::copy_on_write ? mapping_.rewrite(range) : file_.rewrite(range);
+}
+
 auto mutable_mapped_file::close() -> result<void> {
   auto trimmed = shrink_to_fit();
   auto unmapped = mapping_.close();

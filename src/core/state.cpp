@@ -166,7 +166,11 @@ struct open_file::sync_history {
 };
 
 open_file::open_file(std::string_view path) noexcept : path{path} {}
-open_file::~open_file() = default;
+open_file::~open_file() {
+  if (auto const open = descriptor_.release(); open != os::no_descriptor) {
+    drop_failure(os::close(open), "close", path);
+  }
+}
 
 // A sync that has begun. The kernel tells of a failed write-back once for an open file, to whichever sync asks first, and
 // the others succeed: so each waits for those it has overlapped, and takes a failure of theirs for its own.
@@ -239,9 +243,13 @@ auto open_file::loses_data(int code) const noexcept -> bool {
 
 auto open_file::describe_failure(int code, std::string_view operation, std::optional<byte_range> const& range) const
     -> error {
-  return fail(code, operation, range,
-              loses_data(code) ? "the system may have dropped what it could not write; rewrite() writes it again" : "")
-      .error();
+  auto const* const hint =
+      !loses_data(code) ? ""
+      : operation == "rewrite"
+          ? "what memory shows is not on the disk; file::rewrite, while nobody stores to the file, "
+            "or a copy into another one"
+          : "the system may have dropped what it could not write; rewrite() writes it again";
+  return fail(code, operation, range, hint).error();
 }
 
 auto open_file::flush(durability level, os::interval part, std::span<std::byte> mapped) -> result<durability> {
@@ -291,7 +299,58 @@ auto open_file::failed_sync() const -> std::optional<error> {
   return !syncs_ || syncs_->lost.empty() ? std::nullopt : syncs_->first_failure;
 }
 
-auto open_file::rewrite(os::interval part, std::function<result<void>()> const& dirty) -> result<durability> {
+// The parts of the file that memory has and its blocks do not, as the file system sees it. After a write-back into
+// allocated blocks has failed, ext4 writes them the next time and still takes them for unwritten: everything succeeds, and
+// when memory is gone they read as zero (measured).
+auto open_file::find_unwritten(os::interval part) const -> os::outcome<std::vector<os::interval>> {
+  constexpr std::size_t piece = std::size_t{1} << 20;
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(piece);
+  std::vector<os::interval> found;
+  for (auto at = part.begin; at < part.end;) {
+    auto const extent = retry([&] { return os::next_extent(descriptor(), at, part.end); });
+    if (!extent && (extent.error() == EOPNOTSUPP || extent.error() == ENOTTY || extent.error() == ENOSYS)) {
+      break; // a file system that does not tell
+    }
+    if (!extent) {
+      return std::unexpected(extent.error());
+    }
+    auto const end = std::min(part.end, extent->end);
+    at = std::max(at, extent->begin);
+    while (extent->unwritten && at < end) {
+      auto const now = os::interval{.begin = at, .end = std::min(end, at + piece)};
+      auto const got = read_fully(descriptor(), at, {buffer.get(), static_cast<std::size_t>(now.length())});
+      if (!got) {
+        return std::unexpected(got.error());
+      }
+      if (!is_zero({buffer.get(), *got})) {
+        found.push_back(now);
+      }
+      at = now.end;
+    }
+    at = end;
+  }
+  return found;
+}
+
+auto open_file::write_past_cache(os::interval part, direct_writer const& past_cache) const -> os::outcome<void> {
+  auto unwritten = find_unwritten(part);
+  if (!unwritten) {
+    return std::unexpected(unwritten.error());
+  }
+  if (!unwritten->empty() && past_cache) {
+    if (auto const written = past_cache(*unwritten); !written) {
+      return written;
+    }
+    if (auto const synced = retry([&] { return os::sync_data(descriptor()); }); !synced) {
+      return synced;
+    }
+    unwritten = find_unwritten(part);
+  }
+  return unwritten && unwritten->empty() ? os::outcome<void>{} : std::unexpected(unwritten ? EIO : unwritten.error());
+}
+
+auto open_file::rewrite(os::interval part, std::function<result<void>()> const& dirty, direct_writer const& past_cache)
+    -> result<durability> {
   if (in_memory) {
     return fail(errc::not_durable, "rewrite");
   }
@@ -299,7 +358,14 @@ auto open_file::rewrite(os::interval part, std::function<result<void>()> const& 
   if (auto const dirtied = dirty(); !dirtied) {
     return std::unexpected(dirtied.error());
   }
-  auto const synced = retry([&] { return os::sync_data(descriptor()); });
+  auto synced = retry([&] { return os::sync_data(descriptor()); });
+  if (synced) {
+    auto const size = this->size();
+    if (!size) {
+      return std::unexpected(size.error());
+    }
+    synced = write_past_cache({.begin = std::min(part.begin, *size), .end = std::min(part.end, *size)}, past_cache);
+  }
   auto const made_good = [&](sync_history& syncs) { subtract(syncs.lost, part); };
   if (auto const ended = sync.end(synced, "rewrite", as_range(part), made_good); !ended) {
     return std::unexpected(ended.error());

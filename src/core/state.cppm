@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
@@ -154,8 +155,11 @@ public:
   // The first failed sync that no rewrite has made good.
   [[nodiscard]] auto failed_sync() const -> std::optional<error>;
 
-  // Syncs `part` once `dirty` has dirtied it again, and takes it out of what failed syncs may have lost.
-  [[nodiscard]] auto rewrite(os::interval part, std::function<result<void>()> const& dirty) -> result<durability>;
+  // Syncs `part` once `dirty` has dirtied it again, and takes it out of what failed syncs may have lost. `past_cache`
+  // writes parts to the disk directly, where nothing else helps; without it that is an error.
+  using direct_writer = std::function<os::outcome<void>(std::span<os::interval const>)>;
+  [[nodiscard]] auto rewrite(os::interval part, std::function<result<void>()> const& dirty,
+                             direct_writer const& past_cache = {}) -> result<durability>;
 
   std::string_view const path; // ends with a NUL, which it does not count
   file_identity identity;
@@ -179,6 +183,8 @@ private:
   [[nodiscard]] auto sync_part(durability& level, os::interval part, std::span<std::byte> mapped) const
       -> os::outcome<void>;
   [[nodiscard]] auto loses_data(int code) const noexcept -> bool;
+  [[nodiscard]] auto find_unwritten(os::interval part) const -> os::outcome<std::vector<os::interval>>;
+  [[nodiscard]] auto write_past_cache(os::interval part, direct_writer const& past_cache) const -> os::outcome<void>;
   [[nodiscard]] auto describe_failure(int code, std::string_view operation,
                                       std::optional<byte_range> const& range) const -> error;
 
@@ -305,6 +311,10 @@ struct parent_directory {
 // Transfers all of `bytes`, or as many as there are before the end of the file.
 [[nodiscard]] auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> bytes)
     -> os::outcome<std::size_t>;
+
+[[nodiscard]] inline auto is_zero(std::span<std::byte const> bytes) -> bool {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
 
 // Puts blocks behind `bytes` of a file `size` bytes long. Returns 0, or the errno of what stopped it; the size is then
 // `size` again.

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <expected>
 #include <limits>
+#include <new>
 #include <span>
 
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <linux/mman.h>
@@ -120,6 +124,7 @@ inline auto flags_of(open_flags wanted) noexcept -> int {
   flags |= wanted.unnamed ? O_TMPFILE : 0;
   flags |= wanted.directory ? O_DIRECTORY : 0;
   flags |= wanted.no_follow ? O_NOFOLLOW : 0;
+  flags |= wanted.direct ? O_DIRECT : 0;
   return flags;
 }
 
@@ -257,6 +262,30 @@ inline auto next_data(descriptor file, std::uint64_t offset) noexcept -> outcome
 
 inline auto next_hole(descriptor file, std::uint64_t offset) noexcept -> outcome<std::uint64_t> {
   return seek(file, offset, SEEK_HOLE);
+}
+
+// The first extent in [begin, end); an empty one at `end` where there is none (FS_IOC_FIEMAP).
+inline auto next_extent(descriptor file, std::uint64_t begin, std::uint64_t end) noexcept -> outcome<file_extent> {
+  alignas(fiemap) std::array<std::byte, sizeof(fiemap) + sizeof(fiemap_extent)> room{};
+  auto* const request = ::new (room.data()) fiemap;
+  request->fm_flags = 0;
+  request->fm_reserved = 0;
+  request->fm_mapped_extents = 0;
+  request->fm_start = begin;
+  request->fm_length = end - begin;
+  request->fm_extent_count = 1;
+  auto const done = invoke(call::ioctl, [&] { return ::ioctl(file, FS_IOC_FIEMAP, request); });
+  if (!done) {
+    return std::unexpected(done.error());
+  }
+  if (request->fm_mapped_extents == 0) {
+    return file_extent{.begin = end, .end = end, .unwritten = false};
+  }
+  fiemap_extent extent{};
+  std::memcpy(&extent, room.data() + sizeof(fiemap), sizeof extent);
+  return file_extent{.begin = extent.fe_logical,
+                     .end = extent.fe_logical + extent.fe_length,
+                     .unwritten = (extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) != 0};
 }
 
 // By FICLONE: both files share the blocks.

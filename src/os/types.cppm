@@ -62,6 +62,7 @@ struct open_flags {
   bool no_follow = false;   // the last component only
   bool no_symlinks = false; // any component: open_resolved only
   bool beneath = false;     // open_resolved only
+  bool direct = false;      // O_DIRECT: past the page cache
 };
 
 inline constexpr unsigned seal_seal = 1;
@@ -69,6 +70,13 @@ inline constexpr unsigned seal_shrink = 2;
 inline constexpr unsigned seal_grow = 4;
 inline constexpr unsigned seal_write = 8;
 inline constexpr unsigned seal_future_write = 16;
+
+// A part of a file that has blocks.
+struct file_extent {
+  std::uint64_t begin;
+  std::uint64_t end;
+  bool unwritten; // reads as zero, whatever is in the blocks
+};
 
 struct protection {
   bool read = true;

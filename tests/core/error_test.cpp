@@ -35,6 +35,13 @@ auto sample() -> error {
 
 BOOST_AUTO_TEST_SUITE(an_error)
 
+BOOST_AUTO_TEST_CASE(a_name_neither_ends_the_message_nor_begins_a_line) {
+  using namespace std::string_view_literals;
+  auto const why = fmmap::error::make(std::make_error_code(std::errc::io_error), "open", "a\0b\nc\x7f"sv);
+  BOOST_TEST(why.path() == "a\0b\nc\x7f"sv);
+  BOOST_TEST(why.message() == R"(cannot open "a\x00b\x0ac\x7f": Input/output error)");
+}
+
 BOOST_AUTO_TEST_CASE(says_what_failed_on_what_and_why_in_one_sentence) {
   BOOST_TEST(sample().message() ==
              "cannot map 100 bytes at 8192 of \"data.bin\": No such file or directory; create it first");

@@ -25,6 +25,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "support/outcome.hpp"
@@ -158,6 +159,21 @@ BOOST_AUTO_TEST_CASE(removes_a_file_opened_from_another_directory) {
   BOOST_TEST(fails(again, std::errc::no_such_file_or_directory));
   BOOST_TEST(!std::filesystem::exists(s / "folder/f"));
   BOOST_TEST(read_back(s / "f") == "another");
+}
+
+BOOST_AUTO_TEST_CASE(refuses_a_device) {
+  scratch const s;
+  if (::mknod((s / "null").c_str(), S_IFCHR | 0600, ::makedev(1, 3)) != 0) {
+    skip("this user makes no devices");
+    return;
+  }
+  auto device = file::open(s / "null", {.any_type = true});
+  if (fails(device, std::errc::permission_denied)) {
+    skip("this file system has no devices");
+    return;
+  }
+  BOOST_TEST(fails(or_throw(std::move(device)).remove(), errc::not_a_regular_file));
+  BOOST_TEST(std::filesystem::exists(s / "null"));
 }
 
 BOOST_AUTO_TEST_CASE(leaves_a_link_that_has_taken_the_old_name) {

@@ -325,7 +325,7 @@ std::vector<scenario> const scenarios{
            or_throw(f.sync());
          },
      .when_done = [](trial& t) { t.expect(t.content("data").starts_with(new_bytes), "the bytes have changed"); },
-     .tolerated = {{call::lseek, EINVAL}, {call::lseek, EOPNOTSUPP}},
+     .tolerated = {{call::lseek, EINVAL}, {call::lseek, EOPNOTSUPP}, {call::ioctl, ENOSYS}, {call::ioctl, EOPNOTSUPP}},
      .absent = {{.call = call::fdatasync, .error = EIO, .times = 1}}},
     {.name = "removing a file",
      .calls = {"file::remove"},
@@ -628,7 +628,7 @@ std::vector<scenario> const scenarios{
            or_throw(m.flush());
          },
      // msync as well as the one pretended; a system without MADV_POPULATE_WRITE stores at once.
-     .tolerated = {{call::msync, EIO}, {call::madvise, EINVAL}},
+     .tolerated = {{call::msync, EIO}, {call::madvise, EINVAL}, {call::ioctl, ENOSYS}, {call::ioctl, EOPNOTSUPP}},
      .absent = {{.call = call::msync, .error = EIO, .times = 1}}},
     {.name = "sharing a part that outlives its view",
      .calls = {"mapping::share", "mapping::close"},
@@ -785,7 +785,7 @@ std::vector<scenario> const scenarios{
            refused(m.resize(1), errc::read_only);
            or_throw(m.close());
          },
-     .tolerated = {{call::madvise, EINVAL}}},
+     .tolerated = {{call::lseek, EINVAL}, {call::lseek, EOPNOTSUPP}, {call::ioctl, ENOSYS}, {call::ioctl, EOPNOTSUPP}}},
     {.name = "changing a file in memory only",
      .calls = {"mutable_mapped_file::open_copy_on_write", "mutable_mapped_file::close"},
      .prepare = with_data,

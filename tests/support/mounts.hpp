@@ -46,19 +46,8 @@ inline auto mount_tmpfs(std::filesystem::path const& folder, char const* options
   return {};
 }
 
-// A small ext4 of `size` bytes in the file `image`, mounted over `folder` after `own_mounts`, as root.
-inline auto mount_ext4(std::filesystem::path const& image, std::filesystem::path const& folder, std::uintmax_t size)
-    -> std::string {
-  if (::geteuid() != 0) {
-    return "a loop device needs root";
-  }
-  std::ofstream{image};
-  std::filesystem::resize_file(image, size);
-  if (std::system(("PATH=$PATH:/usr/sbin:/sbin; mkfs.ext4 -q -F -m 0 -b 1024 -I 128 -O ^has_journal '" +
-                   image.string() + "' >/dev/null 2>&1")
-                      .c_str()) != 0) {
-    return "no mkfs.ext4";
-  }
+// The ext4 in the file `image`, mounted over `folder` after `own_mounts`, as root.
+inline auto mount_image(std::filesystem::path const& image, std::filesystem::path const& folder) -> std::string {
   auto const control = ::open("/dev/loop-control", O_RDWR | O_CLOEXEC);
   if (control < 0) {
     return "no loop devices";
@@ -88,4 +77,20 @@ inline auto mount_ext4(std::filesystem::path const& image, std::filesystem::path
   ::close(backing);
   ::close(control);
   return problem;
+}
+
+// The same with a new small ext4 of `size` bytes.
+inline auto mount_ext4(std::filesystem::path const& image, std::filesystem::path const& folder, std::uintmax_t size)
+    -> std::string {
+  if (::geteuid() != 0) {
+    return "a loop device needs root";
+  }
+  std::ofstream{image};
+  std::filesystem::resize_file(image, size);
+  if (std::system(("PATH=$PATH:/usr/sbin:/sbin; mkfs.ext4 -q -F -m 0 -b 1024 -I 128 -O ^has_journal '" +
+                   image.string() + "' >/dev/null 2>&1")
+                      .c_str()) != 0) {
+    return "no mkfs.ext4";
+  }
+  return mount_image(image, folder);
 }
