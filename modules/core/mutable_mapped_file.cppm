@@ -143,7 +143,7 @@ public:
   [[nodiscard]] inline auto discard(byte_range range) -> result<void> { return mapping_.discard(range); }
 
   /// As `mapping::protect`. While the bytes cannot be written, the file cannot change its size: `errc::read_only`.
-  [[nodiscard]] inline auto protect(access access, bool executable = false) -> result<void> {
+  [[nodiscard]] inline auto protect(fmmap::access access, bool executable = false) -> result<void> {
     return mapping_.protect(access, executable);
   }
 

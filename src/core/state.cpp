@@ -438,7 +438,11 @@ void region::remember(int advice, os::interval pages) {
     return property_of(earlier.advice) == property && pages.begin <= earlier.pages.begin &&
            earlier.pages.end <= pages.end;
   });
-  given_.push_back({.advice = advice, .pages = pages});
+  if (!given_.empty() && given_.back().advice == advice && given_.back().pages.end == pages.begin) {
+    given_.back().pages.end = pages.end; // piece after piece
+  } else {
+    given_.push_back({.advice = advice, .pages = pages});
+  }
 }
 
 auto region::take_advice_of(region const& other) -> os::outcome<void> {
