@@ -292,7 +292,7 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
   if (bytes->empty() && options.reserve == 0) {
     return outcome;
   }
-  placement const wanted{
+  placement wanted{
       .file_offset = bytes->begin - delta,
       .length = extent->first,
       .reserved = extent->second,
@@ -302,7 +302,14 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
       .address = options.address == nullptr ? nullptr : options.address - delta,
   };
   made.region_ = region::make(unit, wanted.flags);
-  if (auto const placed = place(*made.region_, wanted); !placed) {
+  auto placed = place(*made.region_, wanted);
+  if (!placed && placed.error() == EPERM && made.file_->in_memory && options.access == access::read_only) {
+    // Before Linux 6.7, a file sealed against writing is not mapped as shared; nobody can tell the difference.
+    wanted.flags.shared = false;
+    made.region_ = region::make(unit, wanted.flags);
+    placed = place(*made.region_, wanted);
+  }
+  if (!placed) {
     if (placed.error() == EEXIST) {
       return made.file_->fail(errc::address_in_use, "map", options.range);
     }
