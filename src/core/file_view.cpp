@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
-#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -10,8 +9,6 @@ module;
 #include <filesystem>
 #include <memory>
 #include <new>
-#include <span>
-#include <string>
 #include <system_error>
 #include <utility>
 
@@ -110,10 +107,8 @@ auto read_stream(open_file const& from) -> os::outcome<bytes_read> {
 } // namespace
 
 auto file_view::open(std::filesystem::path const& path, view_options options) -> result<file_view> {
-  if (path.native().find('\0') != std::string::npos) {
-    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
-  }
-  auto opened = open_path(os::working_directory, path.c_str(), {.symlinks = options.symlinks, .any_type = true}, false);
+  auto opened =
+      open_path(os::working_directory, path.native(), {.symlinks = options.symlinks, .any_type = true}, false);
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }

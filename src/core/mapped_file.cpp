@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
-#include <cerrno>
 #include <expected>
 #include <filesystem>
-#include <string>
 #include <utility>
 
 module fmmap.core;
@@ -15,10 +13,7 @@ import fmmap.os;
 namespace fmmap {
 
 auto mapped_file::open(std::filesystem::path const& path, read_options options) -> result<mapped_file> {
-  if (path.native().find('\0') != std::string::npos) {
-    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
-  }
-  auto opened = open_path(os::working_directory, path.c_str(), {.symlinks = options.symlinks}, false);
+  auto opened = open_path(os::working_directory, path.native(), {.symlinks = options.symlinks}, false);
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }

@@ -7,10 +7,9 @@ module;
 #include <cstdint>
 #include <expected>
 #include <filesystem>
-#include <memory>
-#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 module fmmap.core;
@@ -29,15 +28,12 @@ constexpr std::uint64_t most_ahead = std::uint64_t{1} << 30;
 
 auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_options const& options, bool create,
                                       bool exclusive) -> result<mutable_mapped_file> {
-  if (path.native().find('\0') != std::string::npos) {
-    return failure(EINVAL, "open", path.native(), {}, "the path holds a NUL character");
-  }
   auto const opening = open_options{.access = access::read_write,
                                     .create = create,
                                     .permissions = options.permissions,
                                     .symlinks = options.symlinks,
                                     .sync_directory = options.sync_directory};
-  auto opened = open_path(os::working_directory, path.c_str(), opening, exclusive);
+  auto opened = open_path(os::working_directory, path.native(), opening, exclusive);
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }

@@ -31,6 +31,8 @@ import fmmap.os;
 
 namespace fmmap {
 
+inline constexpr std::size_t transfer_size = std::size_t{1} << 20; // bytes that go through memory at a time
+
 // An error of the system, by errno, or of fmmap itself, ready to return.
 [[nodiscard, gnu::cold]] auto failure(int code, std::string_view operation, std::string_view path = {},
                                       std::optional<byte_range> range = {}, std::string_view hint = {})
@@ -38,6 +40,18 @@ namespace fmmap {
 [[nodiscard, gnu::cold]] auto failure(errc code, std::string_view operation, std::string_view path = {},
                                       std::optional<byte_range> range = {}, std::string_view hint = {})
     -> std::unexpected<error>;
+
+// What is called on a closed handle.
+[[nodiscard, gnu::cold]] inline auto closed_handle(std::string_view operation) -> std::unexpected<error> {
+  return failure(errc::closed, operation);
+}
+
+// A path that the system would take for a shorter one.
+[[nodiscard]] inline auto has_nul(std::string_view path) -> bool { return path.find('\0') != std::string_view::npos; }
+[[nodiscard, gnu::cold]] inline auto refuse_nul(std::string_view operation, std::string_view path)
+    -> std::unexpected<error> {
+  return failure(EINVAL, operation, path, {}, "the path holds a NUL character");
+}
 
 // Hands an error to the handler of set_dropped_error_handler.
 [[gnu::cold]] void drop(error const& why) noexcept;
@@ -285,8 +299,8 @@ struct opened_file {
   bool created; // by this call
 };
 
-[[nodiscard]] auto open_path(os::descriptor directory, char const* path, open_options const& options, bool exclusive)
-    -> result<opened_file>;
+[[nodiscard]] auto open_path(os::descriptor directory, std::string const& path, open_options const& options,
+                             bool exclusive) -> result<opened_file>;
 
 // Opens a regular file that has just been found not to open without waiting, because somebody holds a lease on it, and
 // waits. Anything else is EAGAIN: a FIFO is never waited for, whatever takes the name meanwhile.
@@ -320,10 +334,17 @@ struct parent_directory {
 // `size` again.
 [[nodiscard]] auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int;
 
+// Where data begins and ends, at or after `at`; empty when there is no more before `end`.
+[[nodiscard]] auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::outcome<os::interval>;
+
 // Clears what was stored past the end of a file, in its last page, before it grew from `old` to `size` bytes: some file
 // systems keep it, tmpfs among them, and it would show up as content. Through the descriptor and not in memory, where a
 // page without a block is SIGBUS on a full disk. Returns 0, or an errno; the size is then `old` again.
 [[nodiscard]] auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) -> int;
+
+// The same for a write at `offset` that leaves a gap behind the end: the rest of the last page reads as zero before it is
+// a part of the file. A write at the beginning leaves none; of any other only the size tells.
+[[nodiscard]] auto clear_gap(open_file const& target, std::uint64_t offset, std::size_t length) -> os::outcome<void>;
 
 // How much was written before an error, and the error's errno; 0 when there was none.
 struct written {
