@@ -310,8 +310,8 @@ auto replace_file(std::filesystem::path const& path, std::size_t size,
   auto const fail = [&](int code, std::string_view hint = {}) {
     return failure(code, "replace", path.native(), {}, hint);
   };
-  if (path.native().find('\0') != std::string::npos) {
-    return fail(EINVAL, "the path holds a NUL character");
+  if (has_nul(path.native())) {
+    return refuse_nul("replace", path.native());
   }
   auto const to_sync = options.level >= durability::data;
   auto const target = find_target(path.native(), to_sync);

@@ -303,8 +303,7 @@ auto open_file::failed_sync() const -> std::optional<error> {
 // allocated blocks has failed, ext4 writes them the next time and still takes them for unwritten: everything succeeds, and
 // when memory is gone they read as zero (measured).
 auto open_file::find_unwritten(os::interval part) const -> os::outcome<std::vector<os::interval>> {
-  constexpr std::size_t piece = std::size_t{1} << 20;
-  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(piece);
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(transfer_size);
   std::vector<os::interval> found;
   for (auto at = part.begin; at < part.end;) {
     auto const extent = retry([&] { return os::next_extent(descriptor(), at, part.end); });
@@ -317,7 +316,7 @@ auto open_file::find_unwritten(os::interval part) const -> os::outcome<std::vect
     auto const end = std::min(part.end, extent->end);
     at = std::max(at, extent->begin);
     while (extent->unwritten && at < end) {
-      auto const now = os::interval{.begin = at, .end = std::min(end, at + piece)};
+      auto const now = os::interval{.begin = at, .end = std::min(end, at + transfer_size)};
       auto const got = read_fully(descriptor(), at, {buffer.get(), static_cast<std::size_t>(now.length())});
       if (!got) {
         return std::unexpected(got.error());
