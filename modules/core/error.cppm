@@ -52,6 +52,12 @@ enum class errc : int {
   in_use,
   /// The job has already run.
   already_run,
+  /// The bytes do not lie where an object of the type may.
+  misaligned,
+  /// Another process has made the file shorter than what is mapped of it.
+  truncated,
+  /// The device, or the memory itself, cannot give the bytes.
+  device_fault,
 };
 
 /// The category of `errc`, named "fmmap".

@@ -8,6 +8,7 @@ module;
 #include <expected>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -116,6 +117,7 @@ struct file_metadata {
   time accessed;
   time modified;
   time status_changed;
+  std::optional<time> created; ///< where the file system keeps it
   file_identity identity;
 };
 

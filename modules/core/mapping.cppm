@@ -250,9 +250,11 @@ public:
 
   /// Throws the content of the whole pages inside `range` away and gives their memory and blocks back.
   ///
-  /// They read as zero afterwards, in the file too; those of a copy-on-write mapping read as the file does.
+  /// They read as zero afterwards, in the file too; those of a copy-on-write mapping read as the file does. `protect`, which
+  /// is against stray stores, does not keep it from that.
   ///
-  /// Errors: `errc::out_of_range`; `errc::read_only` when the bytes cannot be written; what the system reports.
+  /// Errors: `errc::out_of_range`; `errc::read_only` when the file was opened for reading; what the system reports, as it does
+  /// of shared memory without a file that is protected.
   [[nodiscard]] auto discard(byte_range range) -> result<void>;
 
   /// Keeps the pages around `range` in memory as long as the returned object lives.

@@ -2,6 +2,7 @@
 module;
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -9,16 +10,21 @@ module;
 #include <filesystem>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 export module fmmap.core:mutable_mapped_file;
 
+import :cursor;
 import :durability;
 import :error;
 import :file;
 import :flush_job;
+import :mapped_file;
 import :mapping;
+import :number;
 import :range;
+import :readable;
 
 export namespace fmmap {
 
@@ -39,13 +45,15 @@ struct write_options {
 
 /// A file, mapped for reading and writing, that can grow.
 ///
+/// What writes bytes writes over those that are there: only `append` and `resize` make a file longer.
+///
 /// One object at a time may change a file's size: another process that does so meanwhile is not noticed.
 ///
 /// Spans of its bytes stay valid, at the same address, until one of these happens: `close`, destruction or assignment;
 /// a `resize` or `append` past the reservation, or `reserve`, which may move the mapping; a `resize` that cuts them off.
 ///
 /// Thread safety, fork, exec, exit: as `mapping`.
-class mutable_mapped_file {
+class mutable_mapped_file : public readable {
 public:
   /// Creates a file that must not exist yet.
   ///
@@ -68,20 +76,66 @@ public:
   [[nodiscard]] static auto open_copy_on_write(std::filesystem::path const& path, write_options options = {})
       -> result<mutable_mapped_file>;
 
-  mutable_mapped_file(mutable_mapped_file&& other) noexcept = default;
+  /// Creates a file of `size` bytes in memory, for what needs the interface and no disk. `name` shows up in /proc only.
+  ///
+  /// It grows as any other; what would make it durable is `errc::not_durable`, and it has no name to `remove`.
+  ///
+  /// Errors: `std::errc::no_space_on_device`; as `file::in_memory` and `mapping::map`.
+  [[nodiscard]] static auto in_memory(std::string_view name, std::uint64_t size, write_options options = {})
+      -> result<mutable_mapped_file>;
+
+  /// Creates a file of `options.size` bytes without a name on the file system of `directory`; it is gone when it is closed.
+  ///
+  /// Errors: as `file::temporary` and `create`.
+  [[nodiscard]] static auto temporary(std::filesystem::path const& directory, write_options options = {})
+      -> result<mutable_mapped_file>;
+
+  /// Maps an open file and takes it over: for reading and writing, or copy-on-write when it was opened for reading only. Of
+  /// `options`, what is about opening has no meaning here.
+  ///
+  /// Errors: as `open_existing` and `open_copy_on_write`. The file is then still the caller's, and as it was.
+  [[nodiscard]] static auto adopt(file&& opened, write_options options = {}) -> result<mutable_mapped_file>;
+
+  /// A handle to nothing, as is one that was moved from or closed: what is called on it is `errc::closed`.
+  mutable_mapped_file() noexcept = default;
+  inline mutable_mapped_file(mutable_mapped_file&& other) noexcept
+      : file_{std::move(other.file_)},
+        mapping_{std::move(other.mapping_)},
+        allocated_{std::exchange(other.allocated_, 0)},
+        may_move_{other.may_move_},
+        remove_on_close_{std::exchange(other.remove_on_close_, false)} {}
   auto operator=(mutable_mapped_file&& other) noexcept -> mutable_mapped_file&;
   ~mutable_mapped_file();
 
+  [[nodiscard]] inline auto is_open() const noexcept -> bool { return file_.is_open(); }
+
   [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return mapping_.bytes(); }
+  using readable::bytes;
+
+  /// Empty while `protect` keeps the bytes from being written.
   [[nodiscard]] inline auto writable_bytes() noexcept -> std::span<std::byte> { return mapping_.writable_bytes(); }
 
-  /// `length` bytes at `offset`. Errors: `errc::out_of_range`.
-  [[nodiscard]] inline auto bytes(std::uint64_t offset, std::size_t length) const
-      -> result<std::span<std::byte const>> {
-    return mapping_.bytes(byte_range{.offset = offset, .length = length});
+  /// `length` bytes at `offset`. Errors: `errc::out_of_range`; `errc::read_only` while `protect` keeps them from being written.
+  [[nodiscard]] inline auto writable_bytes(std::uint64_t offset, std::size_t length) -> result<std::span<std::byte>> {
+    return writable_part("view", {.offset = offset, .length = length});
+  }
+
+  /// `count` objects from `offset` on, where they lie. Errors: as `view` and `writable_bytes`.
+  template <plain_data T>
+  [[nodiscard]] auto writable_view(std::uint64_t offset = 0, std::size_t count = to_end) -> result<std::span<T>> {
+    auto const range = range_of<T>(size(), offset, count);
+    auto const part = writable_part("view", range);
+    if (!part) [[unlikely]] {
+      return std::unexpected(part.error());
+    }
+    if (!is_aligned_for<T>(part->data())) [[unlikely]] {
+      return misaligned(path(), range, alignof(T));
+    }
+    return std::span{reinterpret_cast<T*>(part->data()), range.length / sizeof(T)};
   }
 
   [[nodiscard]] inline auto size() const noexcept -> std::uint64_t { return mapping_.size(); }
+  [[nodiscard]] inline auto empty() const noexcept -> bool { return mapping_.empty(); }
 
   /// How large the file can become without moving, in bytes.
   [[nodiscard]] inline auto capacity() const noexcept -> std::size_t { return mapping_.capacity(); }
@@ -97,6 +151,62 @@ public:
       std::memcpy(all.data() + offset, in.data(), count);
     }
     return count;
+  }
+
+  /// Copies bytes to `offset` on, all of them. Errors: as `writable_bytes`; nothing is written then.
+  inline auto write_exactly(std::uint64_t offset, std::span<std::byte const> in) -> result<void> {
+    auto const to = writable_part("write", {.offset = offset, .length = in.size()});
+    if (!to) [[unlikely]] {
+      return std::unexpected(to.error());
+    }
+    std::ranges::copy(in, to->begin());
+    return {};
+  }
+
+  /// Writes the bytes of `value`, as they are in memory, to `offset`. Errors: as `writable_bytes`.
+  template <plain_data T>
+  auto write(std::uint64_t offset, std::type_identity_t<T> const& value) -> result<void> {
+    auto const all = writable_bytes();
+    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
+      return unwritable("write", {.offset = offset, .length = sizeof(T)});
+    }
+    store<T>(all.data() + offset, value);
+    return {};
+  }
+
+  /// Writes a number to `offset`, its least significant byte first. Errors: as `writable_bytes`.
+  template <number T>
+  auto write_le(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
+    return write_number<T>(offset, value, std::endian::little);
+  }
+
+  /// Writes a number to `offset`, its most significant byte first. Errors: as `writable_bytes`.
+  template <number T>
+  auto write_be(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
+    return write_number<T>(offset, value, std::endian::big);
+  }
+
+  /// Sets the bytes of `range` to `value`.
+  ///
+  /// Holes get blocks first, so that a full disk is an error here and not SIGBUS: nothing is written then.
+  ///
+  /// Errors: as `writable_bytes`; `std::errc::no_space_on_device`, and what else fallocate(2) and madvise(2) report.
+  auto fill(byte_range range, std::byte value) -> result<void>;
+
+  /// Sets the bytes of `range` to zero, as `fill` does. `discard` gives the memory and blocks of whole pages back instead.
+  ///
+  /// Errors: as `fill`.
+  inline auto zero(byte_range range) -> result<void> { return fill(range, std::byte{0}); }
+
+  /// Writes over the bytes of `range` one after the other. Positions are counted from the start of the range.
+  ///
+  /// Errors: as `writable_bytes`.
+  [[nodiscard]] inline auto writer(byte_range range = whole) -> result<byte_writer> {
+    auto const to = writable_part("write", range);
+    if (!to) [[unlikely]] {
+      return std::unexpected(to.error());
+    }
+    return byte_writer{*to, path(), range.offset};
   }
 
   /// Makes the file longer by `bytes` and returns where they begin.
@@ -147,8 +257,34 @@ public:
     return mapping_.protect(access, executable);
   }
 
+  /// As `mapping::advise`.
+  [[nodiscard]] inline auto advise(advice what, byte_range range = whole) const -> result<void> {
+    return mapping_.advise(what, range);
+  }
+
+  /// A part that keeps the memory mapped on its own. Errors: `errc::out_of_range`.
+  [[nodiscard]] inline auto share(byte_range range = whole) const -> result<shared_bytes> {
+    return mapping_.share(range);
+  }
+
+  /// Gives the right to write up: the same file, mapped where it was, for reading. What `append` has allocated ahead is
+  /// given back, and whether the file is removed on close goes with it. Nothing is synced.
+  ///
+  /// Errors: as `shrink_to_fit` and `protect`; the object is then as it was. Spans stay valid; writing through them does not.
+  [[nodiscard]] auto freeze() && -> result<mapped_file>;
+
+  /// The same, and its bytes can be executed.
+  ///
+  /// Errors: as `freeze`; `std::errc::permission_denied` on a file system mounted noexec.
+  [[nodiscard]] auto freeze_executable() && -> result<mapped_file>;
+
   /// As `file::remove`; the bytes stay mapped.
   [[nodiscard]] inline auto remove() -> result<void> { return file_.remove(); }
+
+  /// Whether `close`, destruction or assignment removes the file, as `remove` does. Goes with the object when it moves or
+  /// freezes.
+  inline void set_remove_on_close(bool remove) noexcept { remove_on_close_ = remove; }
+  [[nodiscard]] inline auto removes_on_close() const noexcept -> bool { return remove_on_close_; }
 
   [[nodiscard]] inline auto path() const noexcept -> std::string_view { return file_.path(); }
   [[nodiscard]] inline auto identity() const noexcept -> file_identity { return file_.identity(); }
@@ -158,7 +294,9 @@ public:
   [[nodiscard]] inline auto as_file() const noexcept -> file const& { return file_; }
   [[nodiscard]] inline auto as_mapping() const noexcept -> mapping const& { return mapping_; }
 
-  /// Gives back what is allocated ahead, unmaps and closes, and reports what goes wrong. Nothing is synced.
+  /// Gives back what is allocated ahead, unmaps and closes, removing the file where that was asked for, and reports what
+  /// goes wrong. Nothing is synced. A file that cannot be removed is closed all the same: call `remove` first to be able to
+  /// try again.
   ///
   /// Invalidates: every span.
   [[nodiscard]] auto close() -> result<void>;
@@ -169,15 +307,40 @@ private:
 
   [[nodiscard]] static auto open_mapped(std::filesystem::path const& path, write_options const& options, bool create,
                                         bool exclusive) -> result<mutable_mapped_file>;
+  [[nodiscard]] auto freeze(bool executable) -> result<mapped_file>;
   [[nodiscard]] auto grow_view(std::uint64_t size) -> result<void>;
   [[nodiscard]] auto allocate_ahead(std::uint64_t size) -> int;
   void undo_growth() noexcept;
   void finish() noexcept;
 
+  [[nodiscard, gnu::cold]] auto unwritable(std::string_view operation, byte_range range) const
+      -> std::unexpected<error>;
+
+  [[nodiscard]] inline auto writable_part(std::string_view operation, byte_range range)
+      -> result<std::span<std::byte>> {
+    auto const all = writable_bytes();
+    auto const counted = counted_out(range, all.size());
+    if (!fits_within(all.size(), counted.offset, counted.length) || !is_open()) [[unlikely]] {
+      return unwritable(operation, range);
+    }
+    return all.subspan(static_cast<std::size_t>(counted.offset), counted.length);
+  }
+
+  template <number T>
+  auto write_number(std::uint64_t offset, T value, std::endian order) -> result<void> {
+    auto const all = writable_bytes();
+    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
+      return unwritable("write", {.offset = offset, .length = sizeof(T)});
+    }
+    store<T>(all.data() + offset, value, order);
+    return {};
+  }
+
   file file_;
   mapping mapping_;
   std::uint64_t allocated_ = 0; // bytes with blocks behind them, counted from the start; at least the size
   bool may_move_ = true;
+  bool remove_on_close_ = false;
 };
 
 } // namespace fmmap

@@ -62,6 +62,12 @@ public:
       return "something else still shares it";
     case errc::already_run:
       return "the job has already run";
+    case errc::misaligned:
+      return "the bytes are not aligned for the type";
+    case errc::truncated:
+      return "the file has become shorter";
+    case errc::device_fault:
+      return "the device cannot give the bytes";
     }
     return "unknown error " + std::to_string(value);
   }

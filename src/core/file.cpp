@@ -8,6 +8,7 @@ module;
 #include <cstdint>
 #include <expected>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -85,6 +86,8 @@ auto file::metadata() const -> result<file_metadata> {
   auto const time = [](os::timestamp t) {
     return file_metadata::time{std::chrono::seconds{t.seconds} + std::chrono::nanoseconds{t.nanoseconds}};
   };
+  auto const born =
+      os::birth_time(state_->descriptor()); // where the system does not know the call, nobody knows the time
   return file_metadata{
       .size = size,
       .allocated_bytes = status->allocated,
@@ -97,6 +100,7 @@ auto file::metadata() const -> result<file_metadata> {
       .accessed = time(status->accessed),
       .modified = time(status->modified),
       .status_changed = time(status->changed),
+      .created = born && *born ? std::optional{time(**born)} : std::nullopt,
       .identity = state_->identity,
   };
 }

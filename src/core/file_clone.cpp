@@ -69,40 +69,80 @@ auto copy_to_end(os::descriptor from, os::descriptor to) -> os::outcome<void> {
 }
 
 // Copies the data and leaves the holes. The copy is as long as what could be read: a file may be made shorter meanwhile,
-// and one of sysfs says it is a page long.
-auto copy_bytes(open_file const& from, os::descriptor to, std::uint64_t size) -> result<void> {
-  auto const fail = [&](int code) { return from.fail(code, "copy"); };
+// and one of sysfs says it is a page long. Returns 0 or an errno.
+auto copy_bytes(open_file const& from, os::descriptor to, std::uint64_t size) -> int {
   if (size == 0) {
     auto const copied = copy_to_end(from.descriptor(), to);
-    return copied ? result<void>{} : fail(copied.error());
+    return copied ? 0 : copied.error();
   }
   if (auto const sized = retry([&] { return os::set_size(to, size); }); !sized) {
-    return fail(sized.error());
+    return sized.error();
   }
   auto length = size;
   for (std::uint64_t at = 0; at < length;) {
     auto const data = next_data(from.descriptor(), at, length);
     if (!data) {
-      return fail(data.error());
+      return data.error();
     }
     if (data->empty()) { // a hole up to the end, wherever that is now
-      auto const now = from.size();
+      auto const now = os::status(from.descriptor());
       if (!now) {
-        return std::unexpected(now.error());
+        return now.error();
       }
-      length = std::clamp(*now, at, length);
+      length = std::clamp(now->size, at, length);
       break;
     }
     auto const copied = copy_part(from.descriptor(), to, *data);
     if (!copied) {
-      return fail(copied.error());
+      return copied.error();
     }
     length = *copied < data->end ? *copied : length;
     at = data->end;
   }
   if (length < size) {
     if (auto const cut = retry([&] { return os::set_size(to, length); }); !cut) {
-      return fail(cut.error());
+      return cut.error();
+    }
+  }
+  return 0;
+}
+
+// Creates a file at `path`, which must not exist, that has its name once `write` has filled it: or leaves none. `write` is
+// given the descriptor and returns 0 or an errno; `fail` makes the error of one.
+template <class Write, class Fail>
+auto create_filled(std::filesystem::path const& path, clone_options const& options, Write write, Fail fail)
+    -> result<void> {
+  if (has_nul(path.native())) {
+    return fail(EINVAL, std::string_view{});
+  }
+  auto const to_sync = options.level >= durability::data;
+  auto const parent = open_parent(os::working_directory, path.native(), to_sync);
+  if (!parent) {
+    return fail(parent.error(), std::string_view{});
+  }
+  if (os::status_at(parent->descriptor.get(), parent->name.c_str(), false)) {
+    return fail(EEXIST, std::string_view{});
+  }
+  auto target = staged_file::create(parent->descriptor.get(), parent->name, options.permissions);
+  if (!target) {
+    return fail(target.error(), std::string_view{});
+  }
+  if (int const code = write(target->descriptor()); code != 0) {
+    return fail(code, code == EFAULT ? "a part cannot be read: the file has become shorter, or its device has failed"
+                                     : std::string_view{});
+  }
+  if (options.level != durability::none) {
+    if (auto const synced = retry([&] { return os::sync(target->descriptor()); }); !synced) {
+      return fail(synced.error(), std::string_view{});
+    }
+  }
+  if (auto const done = target->publish(); !done) {
+    return fail(done.error(), naming_hint(done.error()));
+  }
+  if (to_sync) {
+    if (auto const synced = sync_directory(parent->descriptor.get(), target->descriptor()); !synced) {
+      drop_failure(os::unlink(parent->descriptor.get(), parent->name.c_str()), "remove the new", path.native());
+      return fail(synced.error(), std::string_view{});
     }
   }
   return {};
@@ -114,50 +154,32 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   if (!state_) {
     return closed_handle("clone");
   }
-  auto const fail = [&](int code, std::string_view hint = {}) {
-    return failure(code, "clone \"" + std::string{state_->path} + "\" to", path.native(), {}, hint);
-  };
-  if (has_nul(path.native())) {
-    return fail(EINVAL);
-  }
   auto const size = state_->size();
   if (!size) {
     return std::unexpected(size.error());
   }
-  auto const to_sync = options.level >= durability::data;
-  auto const parent = open_parent(os::working_directory, path.native(), to_sync);
-  if (!parent) {
-    return fail(parent.error());
-  }
-  if (os::status_at(parent->descriptor.get(), parent->name.c_str(), false)) {
-    return fail(EEXIST);
-  }
-  auto target = staged_file::create(parent->descriptor.get(), parent->name, options.permissions);
-  if (!target) {
-    return fail(target.error());
-  }
   auto method = clone_method::reflink;
-  if (!retry([&] { return os::clone(target->descriptor(), state_->descriptor()); })) {
+  auto const write = [&](os::descriptor target) {
+    if (retry([&] { return os::clone(target, state_->descriptor()); })) {
+      return 0;
+    }
     method = clone_method::copy;
-    if (auto const copied = copy_bytes(*state_, target->descriptor(), *size); !copied) {
-      return fail(copied.error().code().value());
-    }
-  }
-  if (options.level != durability::none) {
-    if (auto const synced = retry([&] { return os::sync(target->descriptor()); }); !synced) {
-      return fail(synced.error());
-    }
-  }
-  if (auto const done = target->publish(); !done) {
-    return fail(done.error(), naming_hint(done.error()));
-  }
-  if (to_sync) {
-    if (auto const synced = sync_directory(parent->descriptor.get(), target->descriptor()); !synced) {
-      drop_failure(os::unlink(parent->descriptor.get(), parent->name.c_str()), "remove the new", path.native());
-      return fail(synced.error());
-    }
+    return copy_bytes(*state_, target, *size);
+  };
+  auto const fail = [&](int code, std::string_view hint) {
+    return failure(code, "clone \"" + std::string{state_->path} + "\" to", path.native(), {}, hint);
+  };
+  if (auto const created = create_filled(path, options, write, fail); !created) {
+    return std::unexpected(created.error());
   }
   return method;
+}
+
+auto copy_to_file(std::span<std::byte const> bytes, std::filesystem::path const& path, clone_options const& options)
+    -> result<void> {
+  return create_filled(
+      path, options, [&](os::descriptor target) { return write_fully(target, 0, bytes).error; },
+      [&](int code, std::string_view hint) { return failure(code, "copy to", path.native(), {}, hint); });
 }
 
 } // namespace fmmap

@@ -9,6 +9,7 @@ module;
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -42,9 +43,10 @@ auto cannot_be_mapped(std::error_code const& why) -> bool {
   }
 }
 
-// Null where there is no memory: the size of a file is not the program's choice.
-auto room_for(std::size_t size) noexcept -> std::unique_ptr<std::byte[]> {
-  return std::unique_ptr<std::byte[]>{new (std::nothrow) std::byte[size]};
+// For the bytes of a file, with its path behind them. Null where there is no memory: the size of a file is not the program's
+// choice.
+auto room_for(std::size_t size, std::string_view path) noexcept -> std::unique_ptr<std::byte[]> {
+  return std::unique_ptr<std::byte[]>{new (std::nothrow) std::byte[size + path.size()]};
 }
 
 struct bytes_read {
@@ -53,21 +55,21 @@ struct bytes_read {
 };
 
 // Reads to the end, whatever that turns out to be.
-auto read_to_end(os::descriptor from, std::size_t expected) -> os::outcome<bytes_read> {
+auto read_to_end(open_file const& from, std::size_t expected) -> os::outcome<bytes_read> {
   auto capacity = expected;
-  auto buffer = room_for(capacity);
+  auto buffer = room_for(capacity, from.path);
   std::size_t size = 0;
   while (buffer) {
     if (size == capacity) {
       capacity *= 2;
-      auto larger = room_for(capacity);
+      auto larger = room_for(capacity, from.path);
       if (!larger) {
         break;
       }
       std::memcpy(larger.get(), buffer.get(), size);
       buffer = std::move(larger);
     }
-    auto const got = retry([&] { return os::read(from, {buffer.get() + size, capacity - size}); });
+    auto const got = retry([&] { return os::read(from.descriptor(), {buffer.get() + size, capacity - size}); });
     if (!got) {
       return std::unexpected(got.error());
     }
@@ -82,7 +84,7 @@ auto read_to_end(os::descriptor from, std::size_t expected) -> os::outcome<bytes
 // A file of exactly its size takes one read.
 auto read_whole(open_file const& from, std::uint64_t size) -> os::outcome<bytes_read> {
   auto const length = static_cast<std::size_t>(size);
-  auto buffer = room_for(length);
+  auto buffer = room_for(length, from.path);
   if (!buffer) {
     return std::unexpected(ENOMEM);
   }
@@ -101,7 +103,7 @@ auto read_stream(open_file const& from) -> os::outcome<bytes_read> {
       return std::unexpected(ready.error());
     }
   }
-  return read_to_end(from.descriptor(), 4096);
+  return read_to_end(from, 4096);
 }
 
 } // namespace
@@ -130,7 +132,12 @@ auto file_view::open(std::filesystem::path const& path, view_options options) ->
   if (!read) {
     return source.fail(read.error(), "open");
   }
-  return file_view{std::move(read->bytes), read->size};
+  auto* const name = reinterpret_cast<char*>(read->bytes.get() + read->size);
+  return file_view{std::move(read->bytes), read->size, {name, source.path.copy(name, source.path.size())}};
+}
+
+auto file_view::path() const noexcept -> std::string_view {
+  return mapping_.is_open() ? handle_access::path(mapping_) : path_;
 }
 
 } // namespace fmmap

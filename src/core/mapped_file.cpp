@@ -3,6 +3,7 @@ module;
 
 #include <expected>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 module fmmap.core;
@@ -12,23 +13,74 @@ import fmmap.os;
 
 namespace fmmap {
 
-auto mapped_file::open(std::filesystem::path const& path, read_options options) -> result<mapped_file> {
+auto mapped_file::open_mapped(std::filesystem::path const& path, read_options const& options, bool executable)
+    -> result<mapped_file> {
   auto opened = open_path(os::working_directory, path.native(), {.symlinks = options.symlinks}, false);
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }
-  auto mapped =
-      handle_access::map(opened->state, opened->size,
-                         {.range = options.range, .populate = options.populate, .page_size = options.page_size});
+  auto mapped = handle_access::map(
+      opened->state, opened->size,
+      {.executable = executable, .range = options.range, .populate = options.populate, .page_size = options.page_size});
   if (!mapped) {
     return std::unexpected(std::move(mapped).error());
   }
   return mapped_file{handle_access::wrap(std::move(opened->state)), std::move(*mapped)};
 }
 
+auto mapped_file::open(std::filesystem::path const& path, read_options options) -> result<mapped_file> {
+  return open_mapped(path, options, false);
+}
+
+auto mapped_file::open_executable(std::filesystem::path const& path, read_options options) -> result<mapped_file> {
+  return open_mapped(path, options, true);
+}
+
+auto mapped_file::adopt(file&& opened, read_options options) -> result<mapped_file> {
+  auto mapped =
+      mapping::map(opened, {.range = options.range, .populate = options.populate, .page_size = options.page_size});
+  if (!mapped) {
+    return std::unexpected(std::move(mapped).error());
+  }
+  return mapped_file{std::move(opened), std::move(*mapped)};
+}
+
+auto mapped_file::operator=(mapped_file&& other) noexcept -> mapped_file& {
+  if (this != &other) {
+    if (remove_on_close_) {
+      finish();
+    }
+    mapping_ = std::move(other.mapping_);
+    file_ = std::move(other.file_);
+    remove_on_close_ = std::exchange(other.remove_on_close_, false);
+  }
+  return *this;
+}
+
+auto remove_if_named(file& target) -> result<void> {
+  auto removed = target.remove();
+  if (!removed && removed.error() == std::errc::no_such_file_or_directory) {
+    return {};
+  }
+  return removed;
+}
+
+void mapped_file::finish() noexcept {
+  if (!file_.is_open()) {
+    return;
+  }
+  if (auto const removed = remove_if_named(file_); !removed) {
+    drop(removed.error());
+  }
+}
+
 auto mapped_file::close() -> result<void> {
+  if (!file_.is_open()) {
+    return closed_handle("close");
+  }
+  auto removed = std::exchange(remove_on_close_, false) ? remove_if_named(file_) : result<void>{};
   auto unmapped = mapping_.close();
-  return first_error(std::move(unmapped), file_.close());
+  return first_error(first_error(std::move(removed), std::move(unmapped)), file_.close());
 }
 
 } // namespace fmmap

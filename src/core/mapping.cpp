@@ -329,17 +329,24 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
   return outcome;
 }
 
+auto check_mappable(open_file const& from, byte_range range) -> result<void> {
+  if (from.type != os::file_type::regular && from.type != os::file_type::block_device &&
+      from.type != os::file_type::character_device) {
+    return from.fail(errc::not_a_regular_file, "map", range);
+  }
+  if (!from.readable) {
+    return from.fail(EACCES, "map", range, "the descriptor was opened for writing only");
+  }
+  return {};
+}
+
 auto mapping::map(file const& from, map_options options) -> result<mapping> {
   auto const& state = handle_access::state(from);
   if (!state) {
-    return failure(errc::closed, "map");
+    return closed_handle("map");
   }
-  if (state->type != os::file_type::regular && state->type != os::file_type::block_device &&
-      state->type != os::file_type::character_device) {
-    return state->fail(errc::not_a_regular_file, "map", options.range);
-  }
-  if (!state->readable) {
-    return state->fail(EACCES, "map", options.range, "the descriptor was opened for writing only");
+  if (auto const mappable = check_mappable(*state, options.range); !mappable) {
+    return std::unexpected(mappable.error());
   }
   if (state->type == os::file_type::character_device && options.range.length != to_end) {
     return handle_access::map(state, os::largest_offset, options); // a device has no size to hold the range against
@@ -675,8 +682,8 @@ auto mapping::discard(byte_range range) -> result<void> {
     return failure(errc::out_of_range, "discard", path_of(file_), range);
   }
   auto const shared_file = file_ && !private_;
-  if (access_ == access::read_only) {
-    return failure(errc::read_only, "discard", path_of(file_), range);
+  if (shared_file && !file_->writable) {
+    return file_->fail(errc::read_only, "discard", range);
   }
   if (part->empty()) {
     return {};
@@ -863,15 +870,12 @@ void dirty_page(std::byte* p) noexcept {
   }
 }
 
-// Dirties every page of `bytes`, which begin at one. Returns 0 or an errno: where a page cannot be written because there
-// is no space for it, a store would be SIGBUS, so the pages are brought in for writing first.
+// Dirties every page of `bytes`, which begin at one. Returns 0 or an errno.
 auto dirty_pages(std::span<std::byte> bytes) -> int {
-  constexpr std::size_t piece = std::size_t{1} << 20;
-  for (; !bytes.empty(); bytes = bytes.subspan(std::min(piece, bytes.size()))) {
-    auto const now = bytes.first(std::min(piece, bytes.size()));
-    auto const ready = populate(now.data(), now.size(), true);
-    if (!ready && ready.error() != EINVAL) { // before Linux 5.14
-      return ready.error();
+  for (; !bytes.empty(); bytes = bytes.subspan(std::min(transfer_size, bytes.size()))) {
+    auto const now = bytes.first(std::min(transfer_size, bytes.size()));
+    if (auto const code = make_writable(now); code != 0) {
+      return code;
     }
     for (std::size_t at = 0; at < now.size(); at += os::page_size()) {
       dirty_page(now.data() + at);
@@ -881,6 +885,11 @@ auto dirty_pages(std::span<std::byte> bytes) -> int {
 }
 
 } // namespace
+
+auto make_writable(std::span<std::byte> bytes) -> int {
+  auto const ready = populate(bytes.data(), bytes.size(), true);
+  return ready || ready.error() == EINVAL ? 0 : ready.error();
+}
 
 auto mapping::rewrite(byte_range range) -> result<durability> {
   if (!open_) {

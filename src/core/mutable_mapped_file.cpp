@@ -5,8 +5,10 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <expected>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -24,6 +26,36 @@ namespace {
 constexpr std::uint64_t least_ahead = std::uint64_t{64} << 10;
 constexpr std::uint64_t most_ahead = std::uint64_t{1} << 30;
 
+auto refuse_size(std::string_view path) -> std::unexpected<error> {
+  return failure(errc::invalid_options, "open", path, {}, "a size would reach the file, copy-on-write never does");
+}
+
+// Maps a file that is `size` bytes long for writing, and gives it the size it is to have when it is empty. What fails leaves
+// it as it was.
+auto size_and_map(counted<open_file> const& target, std::uint64_t size, write_options const& options)
+    -> result<mapping> {
+  auto const grow = size == 0 && options.size > 0;
+  if (grow) {
+    if (auto const code = allocate_blocks(*target, {.begin = 0, .end = options.size}, 0); code != 0) {
+      return target->fail(code, "allocate", byte_range{.offset = 0, .length = options.size});
+    }
+  }
+  rollback undo{[&] {
+    if (grow) {
+      drop_failure(retry([&] { return os::set_size(target->descriptor(), 0); }), "restore the size of", target->path);
+    }
+  }};
+  auto mapped = handle_access::map(target, grow ? options.size : size,
+                                   {.access = access::read_write,
+                                    .reserve = options.reserve,
+                                    .populate = options.populate,
+                                    .page_size = options.page_size});
+  if (mapped) {
+    undo.keep();
+  }
+  return mapped;
+}
+
 } // namespace
 
 auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_options const& options, bool create,
@@ -37,28 +69,12 @@ auto mutable_mapped_file::open_mapped(std::filesystem::path const& path, write_o
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }
-  auto const& target = *opened->state;
-  bool grown = false;
   rollback undo{[&] {
-    if (grown && !opened->created) {
-      drop_failure(retry([&] { return os::set_size(target.descriptor(), 0); }), "restore the size of", target.path);
-    }
     if (opened->created) {
       drop_failure(os::unlink(os::working_directory, path.c_str()), "remove the new", path.native());
     }
   }};
-  if (opened->size == 0 && options.size > 0) {
-    if (auto const code = allocate_blocks(target, {.begin = 0, .end = options.size}, 0); code != 0) {
-      return target.fail(code, "allocate", byte_range{.offset = 0, .length = options.size});
-    }
-    grown = true;
-    opened->size = options.size;
-  }
-  auto mapped = handle_access::map(opened->state, opened->size,
-                                   {.access = access::read_write,
-                                    .reserve = options.reserve,
-                                    .populate = options.populate,
-                                    .page_size = options.page_size});
+  auto mapped = size_and_map(opened->state, opened->size, options);
   if (!mapped) {
     return std::unexpected(std::move(mapped).error());
   }
@@ -83,22 +99,62 @@ auto mutable_mapped_file::open_existing(std::filesystem::path const& path, write
 
 auto mutable_mapped_file::open_copy_on_write(std::filesystem::path const& path, write_options options)
     -> result<mutable_mapped_file> {
-  if (options.size != 0) {
-    return failure(errc::invalid_options, "open", path.native(), {},
-                   "a size would reach the file, copy-on-write never does");
+  if (options.size != 0) { // before the open: it is the caller's mistake whether the file is there or not
+    return refuse_size(path.native());
   }
   auto opened = file::open(path, {.symlinks = options.symlinks});
   if (!opened) {
     return std::unexpected(std::move(opened).error());
   }
-  auto mapped = mapping::map(*opened, {.access = access::copy_on_write,
-                                       .reserve = options.reserve,
-                                       .populate = options.populate,
-                                       .page_size = options.page_size});
+  return adopt(std::move(*opened), options);
+}
+
+auto mutable_mapped_file::in_memory(std::string_view name, std::uint64_t size, write_options options)
+    -> result<mutable_mapped_file> {
+  auto opened = file::in_memory(name);
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  options.size = size;
+  return adopt(std::move(*opened), options);
+}
+
+auto mutable_mapped_file::temporary(std::filesystem::path const& directory, write_options options)
+    -> result<mutable_mapped_file> {
+  auto opened = file::temporary(directory);
+  if (!opened) {
+    return std::unexpected(std::move(opened).error());
+  }
+  return adopt(std::move(*opened), options);
+}
+
+auto mutable_mapped_file::adopt(file&& opened, write_options options) -> result<mutable_mapped_file> {
+  if (opened.access() == access::read_only) {
+    if (options.size != 0 && opened.is_open()) {
+      return refuse_size(opened.path());
+    }
+    auto mapped = mapping::map(opened, {.access = access::copy_on_write,
+                                        .reserve = options.reserve,
+                                        .populate = options.populate,
+                                        .page_size = options.page_size});
+    if (!mapped) {
+      return std::unexpected(std::move(mapped).error());
+    }
+    return mutable_mapped_file{std::move(opened), std::move(*mapped), false};
+  }
+  auto const& target = handle_access::state(opened);
+  if (auto const mappable = check_mappable(*target, whole); !mappable) {
+    return std::unexpected(mappable.error());
+  }
+  auto const size = target->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  auto mapped = size_and_map(target, *size, options);
   if (!mapped) {
     return std::unexpected(std::move(mapped).error());
   }
-  return mutable_mapped_file{std::move(*opened), std::move(*mapped), false};
+  return mutable_mapped_file{std::move(opened), std::move(*mapped), options.may_move};
 }
 
 auto mutable_mapped_file::operator=(mutable_mapped_file&& other) noexcept -> mutable_mapped_file& {
@@ -106,8 +162,9 @@ auto mutable_mapped_file::operator=(mutable_mapped_file&& other) noexcept -> mut
     finish();
     mapping_ = std::move(other.mapping_);
     file_ = std::move(other.file_);
-    allocated_ = other.allocated_;
+    allocated_ = std::exchange(other.allocated_, 0);
     may_move_ = other.may_move_;
+    remove_on_close_ = std::exchange(other.remove_on_close_, false);
   }
   return *this;
 }
@@ -120,6 +177,11 @@ void mutable_mapped_file::finish() noexcept {
   }
   if (auto const trimmed = shrink_to_fit(); !trimmed) {
     drop(trimmed.error());
+  }
+  if (remove_on_close_) {
+    if (auto const removed = remove_if_named(file_); !removed) {
+      drop(removed.error());
+    }
   }
 }
 
@@ -295,10 +357,68 @@ auto mutable_mapped_file::rewrite(byte_range range) -> result<durability> {
   return mapping_.access() == access::copy_on_write ? mapping_.rewrite(range) : file_.rewrite(range);
 }
 
+auto mutable_mapped_file::unwritable(std::string_view operation, byte_range range) const -> std::unexpected<error> {
+  if (is_open() && mapping_.access() == access::read_only) {
+    return handle_access::state(file_)->fail(errc::read_only, operation, range);
+  }
+  return unreadable(*this, operation, range);
+}
+
+auto mutable_mapped_file::fill(byte_range range, std::byte value) -> result<void> {
+  auto const to = writable_part("fill", range);
+  if (!to) {
+    return std::unexpected(to.error());
+  }
+  if (to->empty()) {
+    return {};
+  }
+  auto const& target = *handle_access::state(file_);
+  auto const end = range.offset + to->size();
+  if (mapping_.access() == access::read_write) {
+    if (auto const code = allocate_blocks(target, {.begin = range.offset, .end = end}, end); code != 0) {
+      return target.fail(code, "fill", range);
+    }
+  }
+  for (auto at = range.offset; at < end;) {
+    auto const next = std::min(end, os::round_down(at, transfer_size) + transfer_size);
+    auto const pages = os::outward({.begin = at, .end = next}, os::page_size());
+    auto* const bytes = writable_bytes().data();
+    // Where blocks are no guarantee, as on file systems that never write in place.
+    if (auto const code = make_writable({bytes + pages.begin, static_cast<std::size_t>(pages.length())}); code != 0) {
+      return target.fail(code, "fill", byte_range{.offset = at, .length = static_cast<std::size_t>(end - at)},
+                         "no space for it, or the file has become shorter");
+    }
+    std::memset(bytes + at, std::to_integer<int>(value), static_cast<std::size_t>(next - at));
+    at = next;
+  }
+  return {};
+}
+
+auto mutable_mapped_file::freeze(bool executable) -> result<mapped_file> {
+  if (!file_.is_open()) {
+    return closed_handle("freeze");
+  }
+  if (auto const trimmed = shrink_to_fit(); !trimmed) {
+    return std::unexpected(trimmed.error());
+  }
+  if (auto const frozen = mapping_.protect(access::read_only, executable); !frozen) {
+    return std::unexpected(frozen.error());
+  }
+  return mapped_file{std::move(file_), std::move(mapping_), std::exchange(remove_on_close_, false)};
+}
+
+auto mutable_mapped_file::freeze() && -> result<mapped_file> { return freeze(false); }
+auto mutable_mapped_file::freeze_executable() && -> result<mapped_file> { return freeze(true); }
+
 auto mutable_mapped_file::close() -> result<void> {
+  if (!file_.is_open()) {
+    return closed_handle("close");
+  }
   auto trimmed = shrink_to_fit();
+  auto removed = std::exchange(remove_on_close_, false) ? remove_if_named(file_) : result<void>{};
   auto unmapped = mapping_.close();
-  return first_error(first_error(std::move(trimmed), std::move(unmapped)), file_.close());
+  return first_error(first_error(first_error(std::move(trimmed), std::move(removed)), std::move(unmapped)),
+                     file_.close());
 }
 
 } // namespace fmmap

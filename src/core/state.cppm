@@ -288,9 +288,22 @@ public:
   // Maps a file whose size the caller has just asked for.
   static auto map(counted<open_file> from, std::uint64_t file_size, map_options const& options) -> result<mapping>;
 
+  // Of the file that is mapped.
+  inline static auto path(mapping const& of) noexcept -> std::string_view { return of.file_->path; }
+
   // Changes the length of a mapping of a file that the caller has just resized.
   inline static void set_size(mapping& target, std::size_t size) noexcept { target.size_ = size; }
 };
+
+// What can be mapped at all: regular files and devices, open for reading.
+[[nodiscard]] auto check_mappable(open_file const& from, byte_range range) -> result<void>;
+
+// Removes a file, for whom it is no failure that its name is gone already.
+[[nodiscard]] auto remove_if_named(file& target) -> result<void>;
+
+// Brings the pages of `bytes`, which begin at one, in for writing: where there is no space for a page, a store would be
+// SIGBUS. Returns 0 or an errno. Before Linux 5.14 nothing can be done.
+[[nodiscard]] auto make_writable(std::span<std::byte> bytes) -> int;
 
 // Opens `path` as file::open does and tells its size, so that a caller that maps it need not ask again.
 struct opened_file {

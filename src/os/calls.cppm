@@ -56,15 +56,17 @@ enum class call : unsigned char {
   getrlimit,
   cachestat,
   poll,
+  sigaction,
+  statx,
 };
 
-inline constexpr std::array<std::string_view, 40> call_names{
-    "openat",     "openat2",   "close",     "fstat",     "fstatat",   "fstatfs", "fcntl",
-    "ioctl",      "ftruncate", "fchmod",    "fchown",    "fallocate", "lseek",   "copy_file_range",
-    "read",       "pread",     "pwrite",    "fsync",     "fdatasync", "syncfs",  "sync_file_range",
-    "readlinkat", "linkat",    "renameat",  "renameat2", "unlinkat",  "flock",   "memfd_create",
-    "mmap",       "mremap",    "munmap",    "mprotect",  "madvise",   "msync",   "mincore",
-    "mlock",      "munlock",   "getrlimit", "cachestat", "poll",
+inline constexpr std::array<std::string_view, 42> call_names{
+    "openat",     "openat2",   "close",     "fstat",     "fstatat",   "fstatfs",   "fcntl",
+    "ioctl",      "ftruncate", "fchmod",    "fchown",    "fallocate", "lseek",     "copy_file_range",
+    "read",       "pread",     "pwrite",    "fsync",     "fdatasync", "syncfs",    "sync_file_range",
+    "readlinkat", "linkat",    "renameat",  "renameat2", "unlinkat",  "flock",     "memfd_create",
+    "mmap",       "mremap",    "munmap",    "mprotect",  "madvise",   "msync",     "mincore",
+    "mlock",      "munlock",   "getrlimit", "cachestat", "poll",      "sigaction", "statx",
 };
 
 constexpr auto name_of(call c) noexcept -> std::string_view { return call_names[static_cast<std::size_t>(c)]; }

@@ -10,6 +10,7 @@ module;
 #include <expected>
 #include <limits>
 #include <new>
+#include <optional>
 #include <span>
 
 #include <fcntl.h>
@@ -200,6 +201,20 @@ inline auto status_at(descriptor directory, char const* path, bool follow) noexc
   auto const done =
       invoke(call::fstatat, [&] { return ::fstatat(directory, path, &s, follow ? 0 : AT_SYMLINK_NOFOLLOW); });
   return done ? outcome<file_status>{status_of(s)} : std::unexpected(done.error());
+}
+
+// When the file was created, where its file system keeps that.
+inline auto birth_time(descriptor file) noexcept -> outcome<std::optional<timestamp>> {
+  struct statx s{};
+  auto const done =
+      invoke(call::statx, [&] { return ::statx(file, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BTIME, &s); });
+  if (!done) {
+    return std::unexpected(done.error());
+  }
+  if ((s.stx_mask & STATX_BTIME) == 0) {
+    return std::nullopt;
+  }
+  return timestamp{.seconds = s.stx_btime.tv_sec, .nanoseconds = s.stx_btime.tv_nsec};
 }
 
 inline auto access_of(descriptor file) noexcept -> outcome<descriptor_access> {

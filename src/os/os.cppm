@@ -9,6 +9,7 @@
 export module fmmap.os;
 
 export import :calls;
+export import :faults;
 export import :invoke;
 export import :pages;
 export import :system;

@@ -45,7 +45,7 @@ namespace seam = fmmap::os::seam;
 using seam::armed;
 
 static_assert(!std::is_copy_constructible_v<mapped_file>);
-static_assert(!std::is_default_constructible_v<mapped_file>);
+static_assert(std::is_nothrow_default_constructible_v<mapped_file>);
 static_assert(std::is_nothrow_move_constructible_v<mapped_file>);
 static_assert(std::is_nothrow_move_assignable_v<mapped_file>);
 static_assert(std::is_same_v<decltype(std::declval<mapped_file&>().bytes()), std::span<std::byte const>>);

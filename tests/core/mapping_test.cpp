@@ -1230,9 +1230,7 @@ BOOST_AUTO_TEST_CASE(follows_the_file_offset_of_an_unaligned_mapping) {
   std::fill(expected.begin() + 3 * page, expected.begin() + 4 * page, '\0');
   auto f = open_rw(s.file("data", content));
   auto m = or_throw(mapping::map(f, {.access = access::read_write, .range = {.offset = page + 100}}));
-  or_throw(m.protect(access::read_only));
-  BOOST_TEST(fails(m.discard({.offset = 2 * page - 200, .length = page + 150}), errc::read_only));
-  or_throw(m.protect(access::read_write));
+  or_throw(m.protect(access::read_only)); // against stray stores, not against this
   or_throw(m.discard({.offset = 2 * page - 200, .length = page + 150}));
   BOOST_TEST((read_back(s / "data") == expected));
 }
@@ -1438,11 +1436,9 @@ BOOST_AUTO_TEST_CASE(answers_every_question_and_request_without_a_signal) {
         found.expect(!m.lock_memory({.offset = 4 * page, .length = 1}).has_value(), "bytes that are gone were locked");
         found.expect(status_field("VmLck:") == 0, "something stays locked");
         found.expect(text_of(m.bytes().first(left)) == pattern(8 * page).substr(0, left), "the bytes changed");
-        auto const writes = wanted != access::read_only;
-        found.expect(m.discard({.offset = 4 * page, .length = 2 * page}).has_value() == writes,
-                     "a discard past the end");
-        found.expect(m.discard({.offset = page, .length = 7 * page}).has_value() == writes, "a discard across the end");
-        if (shared_file && writes) {
+        found.expect(m.discard({.offset = 4 * page, .length = 2 * page}).has_value(), "a discard past the end");
+        found.expect(m.discard({.offset = page, .length = 7 * page}).has_value(), "a discard across the end");
+        if (shared_file) {
           found.expect(text_of(m.bytes().first(3 * page)) ==
                            pattern(8 * page).substr(0, page) + std::string(2 * page, '\0'),
                        "a discard missed its pages");

@@ -61,6 +61,19 @@ auto message_of(fmmap::result<T> const& failed) -> std::string {
   return failed ? std::string{"no error"} : failed.error().message();
 }
 
+// Of a guarded access past the end of a file that was cut; the system names the file by its whole path.
+auto message_after_cut(scratch const& folder) -> std::string {
+  auto const path = folder.file("cut.bin", pattern(8192));
+  auto const file = or_throw(fmmap::mapped_file::open(path));
+  std::filesystem::resize_file(path, 4096);
+  or_throw(fmmap::install_fault_handler()); // the test framework has set its own
+  std::vector<std::byte> copy(8192);
+  auto message = message_of(fmmap::guarded_copy_out(file.bytes(), copy));
+  auto const whole_path = std::filesystem::canonical(folder.folder()).string();
+  auto const at = message.find(whole_path);
+  return at == std::string::npos ? message : message.replace(at, whole_path.size(), "/folder");
+}
+
 // One error of each kind that has a short way to it, as the library words it.
 auto sentences() -> std::vector<std::string> {
   workplace const place;
@@ -94,8 +107,12 @@ auto sentences() -> std::vector<std::string> {
   std::filesystem::rename("data.bin", "gone.bin");
   std::filesystem::remove("gone.bin");
   found.push_back(message_of(f.remove()));
-  (void)place.folder.file("data.bin", "another");
+  (void)place.folder.file("data.bin", pattern(4096, 1));
   found.push_back(message_of(f.remove()));
+  auto const read = or_throw(fmmap::mapped_file::open("data.bin"));
+  found.push_back(message_of(read.read<std::uint64_t>(4092)));
+  found.push_back(message_of(read.view<std::uint64_t>(1, 1)));
+  found.push_back(message_after_cut(place.folder));
   return found;
 }
 

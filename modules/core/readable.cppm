@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <vector>
+
+export module fmmap.core:readable;
+
+import :cursor;
+import :error;
+import :file;
+import :number;
+import :range;
+
+namespace fmmap {
+
+// The first error of a range that is to be read: the handle is closed, or the range does not lie within it.
+[[nodiscard, gnu::cold]] inline auto unreadable(auto const& from, std::string_view operation, byte_range range)
+    -> std::unexpected<error> {
+  if (!from.is_open()) {
+    return std::unexpected(error::make(make_error_code(errc::closed), operation));
+  }
+  return outside(operation, from.path(), range, from.bytes().size());
+}
+
+// `range` with its length counted out where it reaches to the end; unchanged where it does not lie within `size` bytes.
+constexpr auto counted_out(byte_range range, std::size_t size) noexcept -> byte_range {
+  if (range.length == to_end && range.offset <= size) {
+    range.length = size - static_cast<std::size_t>(range.offset);
+  }
+  return range;
+}
+
+// Creates a file at `path`, which must not exist, with these bytes, or none.
+[[nodiscard]] auto copy_to_file(std::span<std::byte const> bytes, std::filesystem::path const& path,
+                                clone_options const& options) -> result<void>;
+
+} // namespace fmmap
+
+export namespace fmmap {
+
+/// Reading the bytes of a file from memory, checked: what `mapped_file`, `mutable_mapped_file` and `file_view` have in common.
+///
+/// Offsets are in bytes from the start of what was opened. Nothing needs to be aligned, except for `view`.
+///
+/// Reading bytes that another process has cut off the file raises SIGBUS; see `guarded`.
+///
+/// Errors, of every function: `errc::out_of_range`, naming what was asked for and what there is; `errc::closed`.
+class readable {
+public:
+  /// `length` bytes at `offset`, where they lie.
+  [[nodiscard]] auto bytes(this auto const& self, std::uint64_t offset, std::size_t length)
+      -> result<std::span<std::byte const>> {
+    return self.part("view", {.offset = offset, .length = length});
+  }
+
+  /// All bytes, as text. Ends as a span of them does.
+  [[nodiscard]] auto text(this auto const& self) noexcept -> std::string_view {
+    std::span<std::byte const> const all = self.bytes();
+    return {reinterpret_cast<char const*>(all.data()), all.size()};
+  }
+
+  /// The `sizeof(T)` bytes at `offset` as they are in memory.
+  template <plain_data T>
+  [[nodiscard]] auto read(this auto const& self, std::uint64_t offset) -> result<T> {
+    std::span<std::byte const> const all = self.bytes();
+    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
+      return unreadable(self, "read", {.offset = offset, .length = sizeof(T)});
+    }
+    return load<T>(all.data() + offset);
+  }
+
+  /// The number at `offset`, stored with its least significant byte first.
+  template <number T>
+  [[nodiscard]] auto read_le(this auto const& self, std::uint64_t offset) -> result<T> {
+    std::span<std::byte const> const all = self.bytes();
+    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
+      return unreadable(self, "read", {.offset = offset, .length = sizeof(T)});
+    }
+    return load<T>(all.data() + offset, std::endian::little);
+  }
+
+  /// The number at `offset`, stored with its most significant byte first.
+  template <number T>
+  [[nodiscard]] auto read_be(this auto const& self, std::uint64_t offset) -> result<T> {
+    std::span<std::byte const> const all = self.bytes();
+    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
+      return unreadable(self, "read", {.offset = offset, .length = sizeof(T)});
+    }
+    return load<T>(all.data() + offset, std::endian::big);
+  }
+
+  /// `count` objects from `offset` on, where they lie; without a count, all up to the end, where the last has to be whole.
+  ///
+  /// Errors: `errc::misaligned` where no T can lie in memory; `read` has no such limit.
+  template <plain_data T>
+  [[nodiscard]] auto view(this auto const& self, std::uint64_t offset = 0, std::size_t count = to_end)
+      -> result<std::span<T const>> {
+    std::span<std::byte const> const all = self.bytes();
+    auto const range = range_of<T>(all.size(), offset, count);
+    if (!fits_within(all.size(), offset, range.length)) [[unlikely]] {
+      return unreadable(self, "view", range);
+    }
+    if (!is_aligned_for<T>(all.data() + offset)) [[unlikely]] {
+      return misaligned(self.path(), range, alignof(T));
+    }
+    return std::span{reinterpret_cast<T const*>(all.data() + offset), range.length / sizeof(T)};
+  }
+
+  /// Copies bytes from `offset` on. Returns how many: fewer than asked only at the end.
+  auto read_at(this auto const& self, std::uint64_t offset, std::span<std::byte> out) noexcept -> std::size_t {
+    std::span<std::byte const> const all = self.bytes();
+    if (offset >= all.size()) {
+      return 0;
+    }
+    auto const count = std::min(out.size(), all.size() - static_cast<std::size_t>(offset));
+    if (count > 0) {
+      std::memcpy(out.data(), all.data() + offset, count);
+    }
+    return count;
+  }
+
+  /// Copies bytes from `offset` on, as many as `out` takes, or none.
+  [[nodiscard]] auto read_exactly(this auto const& self, std::uint64_t offset, std::span<std::byte> out) -> result<void> {
+    auto const from = self.part("read", {.offset = offset, .length = out.size()});
+    if (!from) [[unlikely]] {
+      return std::unexpected(from.error());
+    }
+    self.read_at(offset, out);
+    return {};
+  }
+
+  /// A copy of the bytes of `range`.
+  [[nodiscard]] auto to_vector(this auto const& self, byte_range range = whole) -> result<std::vector<std::byte>> {
+    auto const from = self.part("copy", range);
+    if (!from) [[unlikely]] {
+      return std::unexpected(from.error());
+    }
+    return std::vector<std::byte>(from->begin(), from->end());
+  }
+
+  /// Copies the bytes of `range`, as they are in memory, to a file at `path` that must not exist.
+  ///
+  /// Errors: `std::errc::file_exists`; as `file::clone_to`; `std::errc::bad_address` when another process has cut the bytes off
+  /// the file. No file is then left at `path`.
+  [[nodiscard]] auto copy_to(this auto const& self, std::filesystem::path const& path, byte_range range = whole,
+                             clone_options options = {}) -> result<void> {
+    auto const from = self.part("copy", range);
+    if (!from) [[unlikely]] {
+      return std::unexpected(from.error());
+    }
+    return copy_to_file(*from, path, options);
+  }
+
+  /// Reads the bytes of `range` one after the other. Positions are counted from the start of the range.
+  [[nodiscard]] auto reader(this auto const& self, byte_range range = whole) -> result<byte_reader> {
+    auto const from = self.part("read", range);
+    if (!from) [[unlikely]] {
+      return std::unexpected(from.error());
+    }
+    return byte_reader{*from, self.path(), range.offset};
+  }
+
+protected:
+  // The bytes that `range` names.
+  [[nodiscard]] auto part(this auto const& self, std::string_view operation, byte_range range)
+      -> result<std::span<std::byte const>> {
+    std::span<std::byte const> const all = self.bytes();
+    auto const counted = counted_out(range, all.size());
+    if (!fits_within(all.size(), counted.offset, counted.length) || !self.is_open()) [[unlikely]] {
+      return unreadable(self, operation, range);
+    }
+    return all.subspan(static_cast<std::size_t>(counted.offset), counted.length);
+  }
+
+  // The bytes of `count` objects at `offset` of `size` bytes, or of all that follow; more than there can be where a number
+  // overflows or the last object is not whole.
+  template <class T>
+  [[nodiscard]] static constexpr auto range_of(std::size_t size, std::uint64_t offset, std::size_t count) noexcept
+      -> byte_range {
+    if (count != to_end) {
+      return {.offset = offset, .length = count > to_end / sizeof(T) ? to_end : count * sizeof(T)};
+    }
+    auto const rest = offset > size ? 0 : size - static_cast<std::size_t>(offset);
+    return {.offset = offset, .length = (rest + sizeof(T) - 1) / sizeof(T) * sizeof(T)};
+  }
+};
+
+} // namespace fmmap

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+module fmmap.core;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+// Where an address of the process comes from.
+struct mapped_place {
+  std::string path;
+  std::uint64_t file_offset = 0; // of the page
+  std::uint64_t inode = 0;
+};
+
+auto read_all(char const* path) -> std::string {
+  auto const opened = retry([&] { return os::open(os::working_directory, path, {}, 0); });
+  if (!opened) {
+    return {};
+  }
+  unique_descriptor const source{*opened};
+  std::string text;
+  std::size_t size = 0;
+  while (true) {
+    text.resize(size + (std::size_t{64} << 10));
+    auto const got =
+        retry([&] { return os::read(source.get(), std::as_writable_bytes(std::span{text}.subspan(size))); });
+    if (!got || *got == 0) {
+      text.resize(size);
+      return text;
+    }
+    size += *got;
+  }
+}
+
+// Takes a number off the front of a text, with what ends it.
+auto take_number(std::string_view& text, char end, int base) -> std::uint64_t {
+  std::uint64_t value = 0;
+  auto const length = std::min(text.find(end), text.size());
+  std::from_chars(text.data(), text.data() + length, value, base);
+  text.remove_prefix(std::min(length + 1, text.size()));
+  return value;
+}
+
+// As /proc/self/maps has it: begin-end access offset major:minor inode path. Empty without /proc.
+auto find_place(std::uint64_t address) -> std::optional<mapped_place> {
+  auto const maps = read_all("/proc/self/maps");
+  for (std::string_view rest{maps}; !rest.empty();) {
+    auto line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+    auto const begin = take_number(line, '-', 16);
+    auto const end = take_number(line, ' ', 16);
+    if (address < begin || address >= end) {
+      continue;
+    }
+    line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
+    auto const offset = take_number(line, ' ', 16);
+    line.remove_prefix(std::min(line.find(' ') + 1, line.size())); // the device: btrfs shows another than fstat does
+    auto const inode = take_number(line, ' ', 10);
+    line.remove_prefix(std::min(line.find_first_not_of(' '), line.size()));
+    return mapped_place{
+        .path = std::string{line},
+        .file_offset = offset + (os::round_down(address, os::page_size()) - begin),
+        .inode = inode,
+    };
+  }
+  return std::nullopt;
+}
+
+// Opens the file by its name, if it still has it.
+auto open_place(mapped_place const& place, bool writing) -> std::optional<unique_descriptor> {
+  auto const opened =
+      retry([&] { return os::open(os::working_directory, place.path.c_str(), {.write = writing, .no_follow = true}, 0); });
+  if (!opened) {
+    return std::nullopt;
+  }
+  unique_descriptor source{*opened};
+  auto const status = os::status(source.get());
+  if (!status || status->inode != place.inode) {
+    return std::nullopt;
+  }
+  return source;
+}
+
+// Whether the page can be had now.
+auto is_there(std::byte* page, bool writing) -> bool {
+  auto const advice = writing ? os::advice_value::populate_write : os::advice_value::populate_read;
+  return retry([&] { return os::advise(page, os::page_size(), advice); }).has_value();
+}
+
+// The error that a fault of `memory` stands for. The system does not say why it could not give a page, so it is asked.
+[[gnu::cold]] auto describe(os::fault const& fault, bool writing) -> std::unexpected<error> {
+  std::string_view const operation = writing ? "write" : "read";
+  auto const address = reinterpret_cast<std::uintptr_t>(fault.address);
+  auto const page = os::round_down(address, os::page_size());
+  auto const place = find_place(address);
+  auto const range = place ? std::optional{byte_range{.offset = place->file_offset, .length = os::page_size()}}
+                           : std::optional<byte_range>{};
+  auto const path = place ? std::string_view{place->path} : std::string_view{};
+  auto const fail = [&](auto code, std::string_view hint = {}) { return failure(code, operation, path, range, hint); };
+  if (fault.kind == os::fault_kind::memory_failure) {
+    return fail(errc::device_fault, "the memory that held them has failed");
+  }
+  if (is_there(reinterpret_cast<std::byte*>(page), writing)) {
+    return fail(errc::truncated, "and longer again since");
+  }
+  auto const source = place ? open_place(*place, writing) : std::nullopt;
+  if (!source) {
+    return fail(errc::truncated, "or its device cannot give the bytes, which is not known without its name");
+  }
+  auto const status = os::status(source->get());
+  if (!status || place->file_offset >= status->size) {
+    return fail(errc::truncated);
+  }
+  if (writing) {
+    auto const blocks =
+        retry([&] { return os::allocate(source->get(), place->file_offset, os::page_size(), true); });
+    if (!blocks && (blocks.error() == ENOSPC || blocks.error() == EDQUOT)) {
+      return fail(blocks.error());
+    }
+  }
+  return fail(errc::device_fault);
+}
+
+struct copy_request {
+  std::byte* to;
+  std::byte const* from;
+  std::size_t length;
+};
+
+void copy(void* context) noexcept {
+  auto const& request = *static_cast<copy_request const*>(context);
+  std::memcpy(request.to, request.from, request.length);
+}
+
+// Copies where `guarded` is one of the two.
+auto copy_guarded(std::span<std::byte const> from, std::span<std::byte> to, std::span<std::byte const> guarded,
+                  bool writing) -> result<void> {
+  if (from.size() > to.size()) [[unlikely]] {
+    return failure(errc::out_of_range, "copy", {}, byte_range{.offset = 0, .length = from.size()},
+                   "there is room for " + std::to_string(to.size()) + " bytes");
+  }
+  if (from.empty()) {
+    return {};
+  }
+  copy_request request{.to = to.data(), .from = from.data(), .length = from.size()};
+  return run_guarded(guarded, writing, copy, &request);
+}
+
+} // namespace
+
+auto install_fault_handler() -> result<void> {
+  if (auto const done = os::install_fault_handler(); !done) {
+    return failure(done.error(), "set a handler of SIGBUS");
+  }
+  return {};
+}
+
+auto run_guarded(std::span<std::byte const> memory, bool writing, void (*work)(void*) noexcept, void* context)
+    -> result<void> {
+  if (auto const ready = os::ensure_fault_handler(); !ready) [[unlikely]] {
+    return failure(ready.error(), "set a handler of SIGBUS");
+  }
+  auto const fault = os::run_guarded(memory, work, context);
+  if (fault.kind != os::fault_kind::none) [[unlikely]] {
+    return describe(fault, writing);
+  }
+  return {};
+}
+
+auto guarded_copy_out(std::span<std::byte const> from, std::span<std::byte> to) -> result<void> {
+  return copy_guarded(from, to, from, false);
+}
+
+auto guarded_copy_in(std::span<std::byte const> from, std::span<std::byte> to) -> result<void> {
+  return copy_guarded(from, to, to, true);
+}
+
+} // namespace fmmap
