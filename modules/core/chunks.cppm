@@ -59,8 +59,8 @@ public:
   /// range has no other way to say so.
   inline chunks(std::span<std::byte const> bytes, std::size_t length) : bytes_{bytes}, length_{length} {
     if (length == 0) {
-      throw_error(error::make(make_error_code(errc::invalid_options), "divide", {}, {{.offset = 0, .length = bytes.size()}},
-                              "a chunk has at least one byte"));
+      throw_error(error::make(make_error_code(errc::invalid_options), "divide", {},
+                              {{.offset = 0, .length = bytes.size()}}, "a chunk has at least one byte"));
     }
   }
 

@@ -99,7 +99,8 @@ public:
   byte_reader() noexcept = default;
 
   /// Reads `bytes`. In errors they are bytes of `path` from `base` on.
-  inline explicit byte_reader(std::span<std::byte const> bytes, std::string_view path = {}, std::uint64_t base = 0) noexcept
+  inline explicit byte_reader(std::span<std::byte const> bytes, std::string_view path = {},
+                              std::uint64_t base = 0) noexcept
       : cursor{bytes, path, base} {}
 
   /// The next `sizeof(T)` bytes as they are in memory, aligned or not. Errors: `errc::out_of_range`.

@@ -18,8 +18,8 @@ import :error;
 namespace fmmap {
 
 // Calls `work(context)`, which must not throw, and returns the error of a fault in `memory` that ended it.
-[[nodiscard]] auto run_guarded(std::span<std::byte const> memory, bool writing, void (*work)(void*) noexcept, void* context)
-    -> result<void>;
+[[nodiscard]] auto run_guarded(std::span<std::byte const> memory, bool writing, void (*work)(void*) noexcept,
+                               void* context) -> result<void>;
 
 // Calls `work` with `memory` under a guard; what it throws passes through.
 template <class Byte, class Work>

@@ -30,8 +30,8 @@ export namespace fmmap {
 ///
 /// Not `bool`, because not every byte is one, nor `long double`, whose bytes are not all its value.
 template <class T>
-concept number = (std::is_arithmetic_v<T> || any_of<T, signed_128, unsigned_128>) && std::same_as<T, std::remove_cv_t<T>> &&
-                 !any_of<T, bool, long double>;
+concept number = (std::is_arithmetic_v<T> || any_of<T, signed_128, unsigned_128>) &&
+                 std::same_as<T, std::remove_cv_t<T>> && !any_of<T, bool, long double>;
 
 /// What can be copied from and to a file byte for byte. Not pointers, which mean nothing outside the process, nor `bool`;
 /// that no member is one of these is the program's to see to.
@@ -54,9 +54,10 @@ constexpr auto with_bytes_swapped(T value) noexcept -> T {
     auto const halves = std::bit_cast<std::array<std::uint64_t, 2>>(value);
     return std::bit_cast<T>(std::array{std::byteswap(halves[1]), std::byteswap(halves[0])});
   } else {
-    using bits = std::conditional_t<
-        sizeof(T) == 1, std::uint8_t,
-        std::conditional_t<sizeof(T) == 2, std::uint16_t, std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>>;
+    using bits =
+        std::conditional_t<sizeof(T) == 1, std::uint8_t,
+                           std::conditional_t<sizeof(T) == 2, std::uint16_t,
+                                              std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>>;
     return std::bit_cast<T>(std::byteswap(std::bit_cast<bits>(value)));
   }
 }

@@ -129,7 +129,8 @@ public:
   }
 
   /// Copies bytes from `offset` on, as many as `out` takes, or none.
-  [[nodiscard]] auto read_exactly(this auto const& self, std::uint64_t offset, std::span<std::byte> out) -> result<void> {
+  [[nodiscard]] auto read_exactly(this auto const& self, std::uint64_t offset, std::span<std::byte> out)
+      -> result<void> {
     auto const from = self.part("read", {.offset = offset, .length = out.size()});
     if (!from) [[unlikely]] {
       return std::unexpected(from.error());

@@ -14,8 +14,8 @@ import :state;
 
 namespace fmmap {
 
-auto outside(std::string_view operation, std::string_view path, byte_range range, std::uint64_t size, std::uint64_t base)
-    -> std::unexpected<error> {
+auto outside(std::string_view operation, std::string_view path, byte_range range, std::uint64_t size,
+             std::uint64_t base) -> std::unexpected<error> {
   range.offset = range.offset > UINT64_MAX - base ? UINT64_MAX : range.offset + base;
   return failure(errc::out_of_range, operation, path, range,
                  base == 0 ? "there are " + std::to_string(size) + " bytes"

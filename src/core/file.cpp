@@ -86,8 +86,11 @@ auto file::metadata() const -> result<file_metadata> {
   auto const time = [](os::timestamp t) {
     return file_metadata::time{std::chrono::seconds{t.seconds} + std::chrono::nanoseconds{t.nanoseconds}};
   };
-  auto const born =
-      os::birth_time(state_->descriptor()); // where the system does not know the call, nobody knows the time
+  auto const born = retry([&] { return os::birth_time(state_->descriptor()); });
+  if (!born && born.error() != ENOSYS &&
+      born.error() != EPERM) { // EPERM: from containers that do not let the call through
+    return state_->fail(born.error(), "read the metadata of");
+  }
   return file_metadata{
       .size = size,
       .allocated_bytes = status->allocated,

@@ -312,11 +312,16 @@ auto file::in_memory(std::string_view name, memory_options options) -> result<fi
   if (!status) {
     return failure(status.error(), "create in memory", label);
   }
-  // memfd_create(2): what protects the file from being executed also allows sealing.
-  auto const seals = options.sealable ? os::seal_seal : os::seals(descriptor.get()).value_or(os::seal_seal);
-  if ((seals & os::seal_seal) == 0) {
-    if (auto const done = os::add_seals(descriptor.get(), os::seal_seal); !done) {
-      return failure(done.error(), "create in memory", label);
+  if (!options.sealable) {
+    // memfd_create(2): what protects the file from being executed also allows sealing.
+    auto const seals = os::seals(descriptor.get());
+    if (!seals) {
+      return failure(seals.error(), "create in memory", label);
+    }
+    if ((*seals & os::seal_seal) == 0) {
+      if (auto const done = os::add_seals(descriptor.get(), os::seal_seal); !done) {
+        return failure(done.error(), "create in memory", label);
+      }
     }
   }
   state->attach(std::move(descriptor), *status, {.read = true, .write = true});

@@ -12,6 +12,7 @@ module;
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 module fmmap.core;
 
@@ -84,9 +85,9 @@ auto find_place(std::uint64_t address) -> std::optional<mapped_place> {
 }
 
 // Opens the file by its name, if it still has it.
-auto open_place(mapped_place const& place, bool writing) -> std::optional<unique_descriptor> {
+auto open_place(mapped_place const& place) -> std::optional<unique_descriptor> {
   auto const opened =
-      retry([&] { return os::open(os::working_directory, place.path.c_str(), {.write = writing, .no_follow = true}, 0); });
+      retry([&] { return os::open(os::working_directory, place.path.c_str(), {.no_follow = true}, 0); });
   if (!opened) {
     return std::nullopt;
   }
@@ -104,38 +105,49 @@ auto is_there(std::byte* page, bool writing) -> bool {
   return retry([&] { return os::advise(page, os::page_size(), advice); }).has_value();
 }
 
-// The error that a fault of `memory` stands for. The system does not say why it could not give a page, so it is asked.
-[[gnu::cold]] auto describe(os::fault const& fault, bool writing) -> std::unexpected<error> {
-  std::string_view const operation = writing ? "write" : "read";
-  auto const address = reinterpret_cast<std::uintptr_t>(fault.address);
-  auto const page = os::round_down(address, os::page_size());
-  auto const place = find_place(address);
-  auto const range = place ? std::optional{byte_range{.offset = place->file_offset, .length = os::page_size()}}
-                           : std::optional<byte_range>{};
-  auto const path = place ? std::string_view{place->path} : std::string_view{};
-  auto const fail = [&](auto code, std::string_view hint = {}) { return failure(code, operation, path, range, hint); };
-  if (fault.kind == os::fault_kind::memory_failure) {
-    return fail(errc::device_fault, "the memory that held them has failed");
-  }
-  if (is_there(reinterpret_cast<std::byte*>(page), writing)) {
-    return fail(errc::truncated, "and longer again since");
-  }
-  auto const source = place ? open_place(*place, writing) : std::nullopt;
-  if (!source) {
-    return fail(errc::truncated, "or its device cannot give the bytes, which is not known without its name");
-  }
-  auto const status = os::status(source->get());
-  if (!status || place->file_offset >= status->size) {
-    return fail(errc::truncated);
-  }
-  if (writing) {
-    auto const blocks =
-        retry([&] { return os::allocate(source->get(), place->file_offset, os::page_size(), true); });
-    if (!blocks && (blocks.error() == ENOSPC || blocks.error() == EDQUOT)) {
-      return fail(blocks.error());
+auto is_hole(os::descriptor source, std::uint64_t offset) -> bool {
+  auto const data = next_data(source, offset, offset + os::page_size());
+  return data && data->begin >= offset + os::page_size();
+}
+
+// Why the system does not give a page of a file: it does not say, so the file is asked. Somebody may be cutting it and making
+// it longer all the while; that a read works and the page is not there is believed when it is so time and again.
+auto reason_for(os::descriptor source, std::uint64_t offset, std::byte* page, bool writing) -> std::error_code {
+  constexpr int attempts = 20;
+  std::byte first{};
+  for (int i = 0; i < attempts; ++i) {
+    auto const got = retry([&] { return os::read_at(source, offset, {&first, 1}); });
+    if (!got) {
+      return make_error_code(errc::device_fault);
+    }
+    if (*got == 0 || is_there(page, writing)) {
+      return make_error_code(errc::truncated);
     }
   }
-  return fail(errc::device_fault);
+  return is_hole(source, offset) ? std::make_error_code(std::errc::no_space_on_device)
+                                 : make_error_code(errc::device_fault);
+}
+
+// The error that a fault in guarded memory stands for.
+[[gnu::cold]] auto describe(os::fault const& fault, bool writing) -> std::unexpected<error> {
+  auto const address = reinterpret_cast<std::uintptr_t>(fault.address);
+  auto const place = find_place(address);
+  auto const fail = [&](std::error_code code, std::string_view hint = {}) {
+    return std::unexpected(error::make(
+        code, writing ? "write" : "read", place ? std::string_view{place->path} : std::string_view{},
+        place ? std::optional{byte_range{.offset = place->file_offset, .length = os::page_size()}} : std::nullopt,
+        hint));
+  };
+  if (fault.kind == os::fault_kind::memory_failure) {
+    return fail(make_error_code(errc::device_fault), "the memory that held them has failed");
+  }
+  auto const source = place ? open_place(*place) : std::nullopt;
+  if (!source) {
+    return fail(make_error_code(errc::truncated),
+                "or its device has failed, or there is no space: without a name it cannot be asked");
+  }
+  auto* const page = reinterpret_cast<std::byte*>(os::round_down(address, os::page_size()));
+  return fail(reason_for(source->get(), place->file_offset, page, writing));
 }
 
 struct copy_request {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -67,9 +68,21 @@ void refused(fmmap::result<T> const& outcome, auto code) {
   }
 }
 
+// Whether there was one, without the value.
+template <class T>
+auto outcome_of(fmmap::result<T> const& outcome) -> fmmap::result<void> {
+  return outcome ? fmmap::result<void>{} : std::unexpected(outcome.error());
+}
+
+// The time of creation is then not known.
+std::vector<l0::tolerance> const no_statx{{call::statx, ENOSYS}, {call::statx, EPERM}};
 std::vector<l0::tolerance> const no_allocation{{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}};
 // The last page is written with zeros where it cannot be read.
-std::vector<l0::tolerance> const growing{{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::pread}};
+std::vector<l0::tolerance> const growing{{call::fallocate, ENOSYS},
+                                         {call::fallocate, EOPNOTSUPP},
+                                         {call::pread},
+                                         {call::statx, ENOSYS},
+                                         {call::statx, EPERM}};
 std::vector<l0::tolerance> const openat2_again{{call::openat2, ENOSYS}, {call::openat2, EAGAIN}};
 std::vector<l0::tolerance> const no_range_sync{
     {call::sync_file_range, ENOSYS}, {call::sync_file_range, EINVAL}, {call::sync_file_range, EOPNOTSUPP}};
@@ -95,7 +108,8 @@ std::vector<scenario> const scenarios{
            or_throw(f.close());
          },
      .when_done = keeps_data,
-     .when_failed = keeps_data},
+     .when_failed = keeps_data,
+     .tolerated = no_statx},
     {.name = "creating a file where there is none",
      .calls = {"file::open"},
      .body =
@@ -231,8 +245,12 @@ std::vector<scenario> const scenarios{
            t.expect(t.content("data") == old_bytes + std::string(9 * page - old_bytes.size(), '\0'),
                     "it reads otherwise");
          },
-     .tolerated =
-         {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::lseek, EINVAL}, {call::lseek, EOPNOTSUPP}},
+     .tolerated = {{call::statx, ENOSYS},
+                   {call::statx, EPERM},
+                   {call::fallocate, ENOSYS},
+                   {call::fallocate, EOPNOTSUPP},
+                   {call::lseek, EINVAL},
+                   {call::lseek, EOPNOTSUPP}},
      .absent = {{call::fallocate, EOPNOTSUPP}}},
     {.name = "punching a hole",
      .calls = {"file::punch_hole", "file::data_ranges"},
@@ -680,7 +698,7 @@ std::vector<scenario> const scenarios{
 
     // mapped_file
     {.name = "opening a mapped file",
-     .calls = {"mapped_file::open", "mapped_file::bytes", "mapped_file::metadata", "mapped_file::close"},
+     .calls = {"mapped_file::open", "readable::bytes", "mapped_file::metadata", "mapped_file::close"},
      .prepare = with_data,
      .body =
          [](trial& t) {
@@ -688,7 +706,8 @@ std::vector<scenario> const scenarios{
            t.expect(text_of(or_throw(m.bytes(0, 20))) == old_bytes.substr(10, 20), "other bytes are mapped");
            t.expect(or_throw(m.metadata()).size == old_bytes.size(), "the metadata are wrong");
            or_throw(m.close());
-         }},
+         },
+     .tolerated = no_statx},
 
     // mutable_mapped_file
     {.name = "creating a mapped file",
@@ -733,7 +752,7 @@ std::vector<scenario> const scenarios{
      .tolerated = {{call::fallocate}, {call::mmap}}},
     {.name = "giving back what was allocated ahead",
      .calls = {"mutable_mapped_file::open_existing", "mutable_mapped_file::shrink_to_fit",
-               "mutable_mapped_file::metadata", "mutable_mapped_file::bytes"},
+               "mutable_mapped_file::metadata"},
      .prepare = with_data,
      .body =
          [](trial& t) {
@@ -745,7 +764,7 @@ std::vector<scenario> const scenarios{
            t.expect(text_of(or_throw(m.bytes(0, 10))) == old_bytes.substr(0, 10), "other bytes are mapped");
          },
      .when_done = [](trial& t) { t.expect(t.content("data") == old_bytes + new_bytes, "other bytes are in the file"); },
-     .tolerated = {{call::fallocate}}},
+     .tolerated = {{call::fallocate}, {call::statx, ENOSYS}, {call::statx, EPERM}}},
     {.name = "resizing a mapped file",
      .calls = {"mutable_mapped_file::resize", "mutable_mapped_file::reserve", "mutable_mapped_file::flush",
                "mutable_mapped_file::stage_flush"},
@@ -809,6 +828,180 @@ std::vector<scenario> const scenarios{
            t.lacks("data");
            t.expect(text_of(m.bytes()) == old_bytes, "the bytes are gone");
          }},
+
+    // what they have in common
+    {.name = "reading from memory",
+     .calls = {"readable::bytes", "readable::read", "readable::read_le", "readable::read_be", "readable::view",
+               "readable::read_exactly", "readable::to_vector", "readable::reader", "mapped_file::share",
+               "mapped_file::advise", "byte_reader::read", "byte_reader::read_le", "byte_reader::read_be",
+               "byte_reader::bytes", "byte_reader::view", "byte_reader::read_exactly"},
+     .prepare = with_data,
+     .body =
+         [](trial& t) {
+           auto const m = or_throw(mapped_file::open(t / "data"));
+           t.expect(or_throw(m.read<std::uint32_t>(4)) == or_throw(m.read_le<std::uint32_t>(4)), "the order is wrong");
+           t.expect(or_throw(m.read_be<std::uint16_t>(0)) >> 8U == or_throw(m.read<std::uint8_t>(0)),
+                    "the order is wrong");
+           t.expect(or_throw(m.view<char>(page, 1)).front() == old_bytes[page], "another byte is viewed");
+           std::vector<std::byte> copy(10);
+           or_throw(m.read_exactly(1, copy));
+           t.expect(or_throw(m.to_vector({.offset = 1, .length = 10})) == copy, "other bytes are copied");
+           t.expect(or_throw(m.share({.offset = 1, .length = 10})).bytes().data() == &m.bytes()[1], "another part");
+           or_throw(m.advise(fmmap::advice::sequential));
+           auto r = or_throw(m.reader({.offset = 8}));
+           t.expect(or_throw(r.read<std::uint64_t>()) == or_throw(m.read<std::uint64_t>(8)), "another number is read");
+           t.expect(or_throw(r.read_le<std::uint16_t>()) == or_throw(m.read_le<std::uint16_t>(16)), "another number");
+           t.expect(or_throw(r.read_be<std::uint16_t>()) == or_throw(m.read_be<std::uint16_t>(18)), "another number");
+           t.expect(or_throw(r.bytes(4)).data() == &m.bytes()[20], "other bytes are read");
+           t.expect(or_throw(r.view<char>(3)).data()[2] == old_bytes[26], "other bytes are viewed");
+           or_throw(r.read_exactly(copy));
+           refused(r.bytes(old_bytes.size()), errc::out_of_range);
+         }},
+    {.name = "writing in memory",
+     .calls = {"mutable_mapped_file::write_exactly", "mutable_mapped_file::write", "mutable_mapped_file::write_le",
+               "mutable_mapped_file::write_be", "mutable_mapped_file::writable_bytes",
+               "mutable_mapped_file::writable_view", "mutable_mapped_file::writer", "mutable_mapped_file::share",
+               "mutable_mapped_file::advise", "byte_writer::write", "byte_writer::write_le", "byte_writer::write_be",
+               "byte_writer::write_exactly"},
+     .prepare = with_data,
+     .body =
+         [](trial& t) {
+           auto m = or_throw(mutable_mapped_file::open_existing(t / "data"));
+           or_throw(m.write_exactly(0, bytes_of("abcd")));
+           or_throw(m.write<char>(4, 'e'));
+           or_throw(m.write_le<std::uint16_t>(5, 0x6766));
+           or_throw(m.write_be<std::uint16_t>(7, 0x6869));
+           or_throw(m.writable_bytes(9, 1)).front() = std::byte{'j'};
+           or_throw(m.writable_view<char>(10, 1)).front() = 'k';
+           auto w = or_throw(m.writer({.offset = 11, .length = 7}));
+           or_throw(w.write<char>('l'));
+           or_throw(w.write_le<std::uint16_t>(0x6e6d));
+           or_throw(w.write_be<std::uint16_t>(0x6f70));
+           or_throw(w.write_exactly(bytes_of("qr")));
+           refused(w.write_exactly(bytes_of("s")), errc::out_of_range);
+           or_throw(m.advise(fmmap::advice::random));
+           t.expect(or_throw(m.share()).bytes().data() == m.bytes().data(), "another part is shared");
+         },
+     .when_done = [](trial& t) { t.expect(t.content("data").starts_with("abcdefghijklmnopqr"), "other bytes"); }},
+    {.name = "filling a part of a file with holes",
+     .calls = {"mutable_mapped_file::fill", "mutable_mapped_file::zero"},
+     .prepare =
+         [](trial& t) {
+           t.file("data", old_bytes);
+           std::filesystem::resize_file(t / "data", 8 * page);
+         },
+     .body =
+         [](trial& t) {
+           auto m = or_throw(mutable_mapped_file::open_existing(t / "data"));
+           auto const before = std::string{text_of(m.bytes())};
+           auto const filled = m.fill({.offset = 10, .length = 5 * page}, std::byte{'x'});
+           auto expected = before;
+           if (filled) {
+             expected.replace(10, 5 * page, 5 * page, 'x');
+           }
+           t.expect(text_of(m.bytes()) == expected, "other bytes are there");
+           or_throw(filled);
+           or_throw(m.zero({.offset = 7 * page, .length = page}));
+         },
+     .tolerated = {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::madvise, EINVAL}, {call::lseek}}},
+    {.name = "copying a part to a new file",
+     .calls = {"readable::copy_to"},
+     .prepare = with_data,
+     .body =
+         [](trial& t) {
+           auto const m = or_throw(mapped_file::open(t / "data"));
+           or_throw(m.copy_to(t / "copy", {.offset = 10, .length = page}, {.level = durability::data}));
+           t.has("copy");
+           t.expect(t.content("copy") == old_bytes.substr(10, page), "other bytes were copied");
+           refused(m.copy_to(t / "copy"), std::errc::file_exists);
+         },
+     .when_done = keeps_data,
+     .when_failed = keeps_data,
+     .tolerated = staging({{call::fstatat}, {call::flock}})},
+    {.name = "taking over open files",
+     .calls = {"mapped_file::adopt", "mutable_mapped_file::adopt", "mutable_mapped_file::in_memory",
+               "mutable_mapped_file::temporary"},
+     .prepare = with_data,
+     .body =
+         [](trial& t) {
+           auto f = or_throw(file::open(t / "data"));
+           auto const m = mapped_file::adopt(std::move(f));
+           t.expect(f.is_open() != m.has_value(), "the file has two owners, or none");
+           or_throw(outcome_of(m));
+           auto g = writable(t);
+           auto const n = mutable_mapped_file::adopt(std::move(g), {.reserve = 1 << 20});
+           t.expect(g.is_open() != n.has_value(), "the file has two owners, or none");
+           or_throw(outcome_of(n));
+           auto memory = or_throw(mutable_mapped_file::in_memory("memory", 2 * page));
+           or_throw(memory.append(bytes_of(new_bytes)));
+           auto const unnamed = or_throw(mutable_mapped_file::temporary(t / ".", {.size = 3 * page}));
+           t.expect(unnamed.size() == 3 * page, "the size is wrong");
+           or_throw(memory.close());
+         },
+     .when_done = keeps_data,
+     .when_failed = keeps_data,
+     .tolerated = {{call::fallocate}, {call::mmap}, {call::memfd_create, EINVAL}}},
+    {.name = "freezing what was written",
+     .calls = {"mutable_mapped_file::freeze", "mutable_mapped_file::freeze_executable", "mapped_file::open_executable",
+               "mapped_file::remove"},
+     .prepare = with_data,
+     .body =
+         [](trial& t) {
+           auto m = or_throw(mutable_mapped_file::open_existing(t / "data"));
+           or_throw(m.append(bytes_of(new_bytes)));
+           auto frozen = std::move(m).freeze();
+           t.expect(m.is_open() != frozen.has_value(), "the file has two owners, or none");
+           or_throw(or_throw(std::move(frozen)).close());
+           auto const code = or_throw(mapped_file::open_executable(t / "data"));
+           auto again = or_throw(mutable_mapped_file::open_existing(t / "data"));
+           auto executable = or_throw(std::move(again).freeze_executable());
+           t.may_have("data");
+           or_throw(executable.remove());
+           t.lacks("data");
+         },
+     .tolerated = {{call::fallocate}, {call::mmap}}},
+    {.name = "removing files on close",
+     .calls = {"mapped_file::close", "mutable_mapped_file::close"},
+     .prepare =
+         [](trial& t) {
+           t.file("data", old_bytes);
+           t.file("other", new_bytes);
+         },
+     .body =
+         [](trial& t) {
+           t.may_have("data");
+           t.may_have("other");
+           auto m = or_throw(mapped_file::open(t / "data"));
+           m.set_remove_on_close(true);
+           auto n = or_throw(mutable_mapped_file::open_existing(t / "other"));
+           n.set_remove_on_close(true);
+           or_throw(m.close());
+           t.lacks("data");
+           or_throw(n.close());
+           t.lacks("other");
+         }},
+    {.name = "copying under a guard",
+     .calls = {"install_fault_handler", "guarded", "guarded_copy_out", "guarded_copy_in"},
+     .prepare =
+         [](trial& t) {
+           std::signal(SIGBUS, SIG_DFL); // so that it is set in every run
+           t.file("data", old_bytes);
+         },
+     .body =
+         [](trial& t) {
+           or_throw(fmmap::install_fault_handler());
+           auto m = or_throw(mutable_mapped_file::open_existing(t / "data"));
+           std::vector<std::byte> copy(old_bytes.size());
+           or_throw(fmmap::guarded_copy_out(m.bytes(), copy));
+           or_throw(fmmap::guarded_copy_in(bytes_of(new_bytes), m.writable_bytes()));
+           t.expect(text_of(copy) == old_bytes, "other bytes are copied");
+           std::filesystem::resize_file(t / "data", 10);
+           auto const cut = fmmap::guarded(m.bytes(), [](std::span<std::byte const> b) { return b[2 * page]; });
+           t.expect(!cut, "no error for a cut file");
+           t.expect(!cut && (cut.error() == errc::truncated || t.failed(call::pread)), "another error for a cut file");
+         },
+     // Asked to find out why; what cannot be asked is not known.
+     .tolerated = {{call::openat}, {call::read}, {call::pread}, {call::fstat}, {call::madvise}}},
 };
 
 auto mentions(l0::report const& r, std::string_view what) -> bool {
