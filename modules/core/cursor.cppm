@@ -54,9 +54,10 @@ public:
 
   /// Goes `length` bytes on. Errors: `errc::out_of_range`; the position is then as before.
   inline auto skip(std::size_t length) -> result<void> {
-    if (take(length) == nullptr) [[unlikely]] {
+    if (length > remaining()) [[unlikely]] {
       return outside_here("skip", length);
     }
+    position_ += length;
     return {};
   }
 
@@ -65,7 +66,7 @@ protected:
   inline cursor(std::span<Byte> bytes, std::string_view path, std::uint64_t base) noexcept
       : bytes_{bytes}, path_{path}, base_{base} {}
 
-  // The next `length` bytes, which are then behind the position; null when there are not so many.
+  // The next `length` bytes, at least one, which are then behind the position; null when there are not so many.
   [[nodiscard]] inline auto take(std::size_t length) noexcept -> Byte* {
     if (length > remaining()) [[unlikely]] {
       return nullptr;

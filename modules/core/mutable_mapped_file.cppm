@@ -319,7 +319,7 @@ private:
   [[nodiscard]] inline auto writable_part(std::string_view operation, byte_range range)
       -> result<std::span<std::byte>> {
     auto const all = writable_bytes();
-    auto const counted = counted_out(range, all.size());
+    auto const counted = counted_out(range, mapping_.size()); // of all bytes, where none may be written now
     if (!fits_within(all.size(), counted.offset, counted.length) || !is_open()) [[unlikely]] {
       return unwritable(operation, range);
     }
