@@ -42,6 +42,7 @@ using fmmap::access;
 using fmmap::durability;
 using fmmap::errc;
 using fmmap::file;
+using fmmap::mutable_mapped_file;
 using fmmap::or_throw;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
@@ -240,6 +241,33 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_of_an_append_that_allocated_only_a_part) {
     found.expect(free_bytes(disk) + 400'000 > before, "nor after a failure");
     or_throw(f.close());
     found.expect(std::filesystem::file_size(disk / "f") == mebibyte + 300'000, "size");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(fails_fill_of_a_hole_and_leaves_size_and_content) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    for (bool const emulated : {false, true}) {
+      armed const table;
+      if (emulated) {
+        seam::fail(os::call::fallocate, EOPNOTSUPP);
+      }
+      auto const content = pattern(10'000);
+      std::ofstream{disk / "sparse", std::ios::binary} << content;
+      std::filesystem::resize_file(disk / "sparse", 100 * mebibyte);
+      {
+        auto f = or_throw(mutable_mapped_file::open_existing(disk / "sparse"));
+        found.expect(fails(f.fill({.offset = 5000}, std::byte{1}), full), "fill");
+        found.expect(f.size() == 100 * mebibyte, "size of the view");
+        found.expect(text_of(f.bytes()).starts_with(content), "content of the view");
+        std::vector<std::byte> hole(10, std::byte{9}); // not by the view: on tmpfs reading a hole there takes a page
+        (void)or_throw(f.as_file().read_at(50 * mebibyte, hole));
+        found.expect(hole == std::vector<std::byte>(10), "the hole");
+        or_throw(f.fill({.offset = 0, .length = 5000}, std::byte{2}));
+        found.expect(read_back(disk / "sparse").starts_with(std::string(5000, '\2') + content.substr(5000)), "content");
+      }
+      found.expect(std::filesystem::file_size(disk / "sparse") == 100 * mebibyte, "size");
+      std::filesystem::remove(disk / "sparse");
+    }
   });
 }
 

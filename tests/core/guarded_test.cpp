@@ -108,7 +108,8 @@ BOOST_AUTO_TEST_CASE(copy_what_is_there) {
     found.expect(fmmap::guarded_copy_out(f.view.bytes().subspan(7, 2 * page), copy).has_value(), "no copy out");
     found.expect(text_of(copy).substr(0, 2 * page) == f.content.substr(7, 2 * page), "the copy differs");
     auto const fresh = pattern(page + 3, 9);
-    found.expect(fmmap::guarded_copy_in(bytes_of(fresh), f.view.writable_bytes().subspan(11)).has_value(), "no copy in");
+    found.expect(fmmap::guarded_copy_in(bytes_of(fresh), f.view.writable_bytes().subspan(11)).has_value(),
+                 "no copy in");
     found.expect(read_back(f.path) == f.content.replace(11, fresh.size(), fresh), "the file differs");
     found.expect(fmmap::guarded_copy_out({}, {}).has_value(), "nothing cannot be copied");
     found.expect(fmmap::guarded_copy_in({}, f.view.writable_bytes()).has_value(), "nothing cannot be copied in");
@@ -338,7 +339,7 @@ BOOST_AUTO_TEST_SUITE(the_fault_handler)
 
 namespace {
 
-struct sigaction below_second {};
+struct sigaction below_second{};
 
 // A handler that passes on what it does not know, as fmmap's does.
 void pass_down(int signal, siginfo_t* info, void* context) {
@@ -369,7 +370,7 @@ BOOST_AUTO_TEST_CASE(does_not_pass_a_signal_round_in_a_circle) {
     struct sigaction second{};
     second.sa_sigaction = pass_down;
     second.sa_flags = SA_SIGINFO | SA_NODEFER;
-    ::sigaction(SIGBUS, &second, &below_second);                            // over fmmap's
+    ::sigaction(SIGBUS, &second, &below_second);                               // over fmmap's
     found.expect(fmmap::install_fault_handler().has_value(), "not set again"); // over that
     std::vector<std::byte> copy(2 * page);
     found.expect(fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated), "no error");
@@ -387,8 +388,8 @@ BOOST_AUTO_TEST_CASE(serves_a_forked_child_and_a_thread_on_an_alternate_stack) {
     cut_file f{2, page};
     std::vector<std::byte> copy(2 * page);
     found.expect(fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated), "no error");
-    auto const child = start_child(
-        [&] { return fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated) ? 0 : 1; });
+    auto const child =
+        start_child([&] { return fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated) ? 0 : 1; });
     found.expect(end_of(child) == 0, "no error in a forked child");
     std::thread{[&] {
       std::vector<std::byte> memory(std::size_t{64} << 10);

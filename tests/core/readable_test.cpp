@@ -170,7 +170,8 @@ BOOST_AUTO_TEST_CASE(are_viewed_where_they_lie) {
     BOOST_TEST(fails(from.template view<record>(8), errc::out_of_range)); // two and a half
     BOOST_TEST(fails(from.template view<record>(49), errc::out_of_range));
     BOOST_TEST(fails(from.template view<record>(49, 0), errc::out_of_range));
-    BOOST_TEST(fails(from.template view<record>(0, std::numeric_limits<std::size_t>::max() / 16 + 2), errc::out_of_range));
+    BOOST_TEST(
+        fails(from.template view<record>(0, std::numeric_limits<std::size_t>::max() / 16 + 2), errc::out_of_range));
     BOOST_TEST(fails(from.template view<record>(UINT64_MAX, 1), errc::out_of_range));
     auto const crooked = from.template view<record>(1, 1);
     BOOST_TEST(fails(crooked, errc::misaligned));
@@ -205,9 +206,12 @@ BOOST_AUTO_TEST_CASE(are_viewed_copied_and_read_in_parts) {
     BOOST_TEST(text_of(or_throw(from.to_vector())) == content);
     BOOST_TEST(text_of(or_throw(from.to_vector({.offset = 5, .length = 7}))) == content.substr(5, 7));
     BOOST_TEST(or_throw(from.to_vector({.offset = 300})).empty());
-    for (fmmap::byte_range const past : {fmmap::byte_range{.offset = 301}, {.offset = 0, .length = 301},
-                                         {.offset = 299, .length = 2}, {.offset = UINT64_MAX, .length = 1},
-                                         {.offset = UINT64_MAX}, {.offset = 1, .length = SIZE_MAX - 1}}) {
+    for (fmmap::byte_range const past : {fmmap::byte_range{.offset = 301},
+                                         {.offset = 0, .length = 301},
+                                         {.offset = 299, .length = 2},
+                                         {.offset = UINT64_MAX, .length = 1},
+                                         {.offset = UINT64_MAX},
+                                         {.offset = 1, .length = SIZE_MAX - 1}}) {
       BOOST_TEST(fails(from.to_vector(past), errc::out_of_range));
       BOOST_TEST(fails(from.reader(past), errc::out_of_range));
       BOOST_TEST(fails(from.copy_to("never", past), errc::out_of_range));
@@ -239,7 +243,7 @@ BOOST_AUTO_TEST_CASE(are_copied_to_a_new_file) {
     or_throw(from.copy_to(s / "copy", {.offset = 11, .length = 100},
                           {.permissions = 0640, .level = fmmap::durability::data}));
     BOOST_TEST(read_back(s / "copy") == content.substr(11, 100));
-    struct stat status {};
+    struct stat status{};
     BOOST_TEST(::stat((s / "copy").c_str(), &status) == 0);
     BOOST_TEST((status.st_mode & 07777U) == 0640U);
     auto const again = from.copy_to(s / "copy");
