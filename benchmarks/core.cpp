@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -134,6 +135,63 @@ void read_large(benchmark::State& state) {
     bench::stopwatch time{state};
     Way(path, Use);
     time.stop();
+  }
+}
+
+// --- core.read_le -----------------------------------------------------------------------------------------------------
+
+// The end of a loop is not the end of the bytes for the compiler: each check is made.
+
+[[gnu::noinline]] void read_checked_ours(fmmap::mapped_file const& file, std::size_t count) {
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    total += fmmap::or_throw(file.read_le<std::uint64_t>(i * sizeof(std::uint64_t)));
+  }
+  benchmark::DoNotOptimize(total);
+}
+
+[[gnu::noinline]] void read_checked_span(std::span<std::uint64_t const> words, std::size_t count) {
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (i >= words.size()) [[unlikely]] {
+      throw std::out_of_range{"index"};
+    }
+    total += words[i];
+  }
+  benchmark::DoNotOptimize(total);
+}
+
+// The pages are there beforehand: what is measured is the access.
+template <bool Ours>
+void read_le(benchmark::State& state) {
+  auto const file = fmmap::or_throw(
+      fmmap::mapped_file::open(bench::cached_file(bench::sized(256 * mib, mib)), {.populate = true}));
+  auto const words = fmmap::or_throw(file.view<std::uint64_t>());
+  for (auto _ : state) {
+    bench::stopwatch time{state};
+    if constexpr (Ours) {
+      read_checked_ours(file, words.size());
+    } else {
+      read_checked_span(words, words.size());
+    }
+    time.stop();
+  }
+}
+
+// --- core.guarded -----------------------------------------------------------------------------------------------------
+
+template <bool Guarded>
+void copy_out(benchmark::State& state) {
+  auto const file = fmmap::or_throw(fmmap::mapped_file::open(bench::cached_file(4 * kib), {.populate = true}));
+  std::vector<std::byte> buffer(4 * kib);
+  for (auto _ : state) {
+    if constexpr (Guarded) {
+      fmmap::or_throw(fmmap::guarded_copy_out(file.bytes(), buffer));
+    } else {
+      std::memcpy(buffer.data(), file.bytes().data(), file.size());
+    }
+    benchmark::DoNotOptimize(buffer.data());
+    benchmark::ClobberMemory();
   }
 }
 
@@ -281,6 +339,8 @@ void add_rows() {
   add_row("core.file_view_4k", pace::fast, {{"ours", view_4k_ours}, {"peer", view_4k_raw}});
   add_reading_row<sum>("core.seq");
   add_reading_row<read_at_random>("core.random");
+  add_row("core.read_le", pace::slow, {{"ours", read_le<true>}, {"peer", read_le<false>}});
+  add_row("core.guarded", pace::fast, {{"ours", copy_out<true>}, {"peer", copy_out<false>}});
   add_row("core.append", pace::slow,
           {{"ours", append<append_fmmap>},
            {"peer", append<append_raw>},
