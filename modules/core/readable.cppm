@@ -81,21 +81,13 @@ public:
   /// The number at `offset`, stored with its least significant byte first.
   template <number T>
   [[nodiscard]] auto read_le(this auto const& self, std::uint64_t offset) -> result<T> {
-    std::span<std::byte const> const all = self.bytes();
-    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
-      return unreadable(self, "read", {.offset = offset, .length = sizeof(T)});
-    }
-    return load<T>(all.data() + offset, std::endian::little);
+    return self.template number_at<T>(offset, std::endian::little);
   }
 
   /// The number at `offset`, stored with its most significant byte first.
   template <number T>
   [[nodiscard]] auto read_be(this auto const& self, std::uint64_t offset) -> result<T> {
-    std::span<std::byte const> const all = self.bytes();
-    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
-      return unreadable(self, "read", {.offset = offset, .length = sizeof(T)});
-    }
-    return load<T>(all.data() + offset, std::endian::big);
+    return self.template number_at<T>(offset, std::endian::big);
   }
 
   /// `count` objects from `offset` on, where they lie; without a count, all up to the end, where the last has to be whole.
@@ -171,6 +163,15 @@ public:
   }
 
 protected:
+  template <number T>
+  [[nodiscard]] auto number_at(this auto const& self, std::uint64_t offset, std::endian order) -> result<T> {
+    std::span<std::byte const> const all = self.bytes();
+    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
+      return unreadable(self, "read", {.offset = offset, .length = sizeof(T)});
+    }
+    return load<T>(all.data() + offset, order);
+  }
+
   // The bytes that `range` names.
   [[nodiscard]] auto part(this auto const& self, std::string_view operation, byte_range range)
       -> result<std::span<std::byte const>> {

@@ -149,31 +149,6 @@ auto file::write_at(std::uint64_t offset, std::span<std::byte const> bytes) -> r
 
 namespace {
 
-// Writes bytes as they read, in a hole only those of pages that do not read as zero: where a failed sync has lost the blocks
-// of a part, the file system may call a hole what memory still has. Returns 0 or an errno.
-auto write_again(open_file const& target, os::interval part, bool hole) -> int {
-  auto const size = static_cast<std::size_t>(std::min<std::uint64_t>(part.length(), transfer_size));
-  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(size);
-  for (auto at = part.begin; at < part.end; at += transfer_size) {
-    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(part.end - at, transfer_size));
-    auto const got = read_fully(target.descriptor(), at, {buffer.get(), length});
-    if (!got) {
-      return got.error();
-    }
-    auto const unit = hole ? os::page_size() : length;
-    for (std::size_t begin = 0; begin < *got; begin += unit) {
-      std::span const piece{buffer.get() + begin, std::min(unit, *got - begin)};
-      if (hole && is_zero(piece)) {
-        continue;
-      }
-      if (auto const put = write_fully(target.descriptor(), at + begin, piece); put.error != 0) {
-        return put.error;
-      }
-    }
-  }
-  return 0;
-}
-
 // Writes parts of a file as they read, past the page cache. What is stored meanwhile would be lost. All are read before the
 // first is written: that drops memory of the file, in pieces that may be larger than what is written.
 auto write_directly(open_file const& target, std::span<os::interval const> parts) -> os::outcome<void> {
@@ -242,9 +217,10 @@ auto file::rewrite(byte_range range) -> result<durability> {
       if (!data) {
         return state_->fail(data.error(), "rewrite", range);
       }
-      auto code = write_again(*state_, {.begin = at, .end = data->begin}, true);
+      // Where a failed sync has lost the blocks of a part, the file system may call a hole what memory still has.
+      auto code = write_again(*state_, {.begin = at, .end = data->begin}, pages_that::hold_data);
       if (code == 0) {
-        code = write_again(*state_, *data, false);
+        code = write_again(*state_, *data, pages_that::are_there);
       }
       if (code != 0) {
         return state_->fail(code, "rewrite", range);

@@ -43,6 +43,29 @@ auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::
   return os::interval{.begin = *begin, .end = std::min(*hole, end)};
 }
 
+auto write_again(open_file const& target, os::interval part, pages_that which) -> int {
+  auto const size = static_cast<std::size_t>(std::min<std::uint64_t>(part.length(), transfer_size));
+  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(size);
+  for (auto at = part.begin; at < part.end; at += transfer_size) {
+    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(part.end - at, transfer_size));
+    auto const got = read_fully(target.descriptor(), at, {buffer.get(), length});
+    if (!got) {
+      return got.error();
+    }
+    auto const unit = which == pages_that::are_there ? length : os::page_size();
+    for (std::size_t begin = 0; begin < *got; begin += unit) {
+      std::span const piece{buffer.get() + begin, std::min(unit, *got - begin)};
+      if (which != pages_that::are_there && is_zero(piece) != (which == pages_that::are_zero)) {
+        continue;
+      }
+      if (auto const put = write_fully(target.descriptor(), at + begin, piece); put.error != 0) {
+        return put.error;
+      }
+    }
+  }
+  return 0;
+}
+
 namespace {
 
 // For file systems that cannot allocate: a byte written is a block allocated.
@@ -60,27 +83,7 @@ auto write_zeros(open_file const& target, os::interval bytes) -> written {
 
 // Writes the pages of `bytes` that read as zero: one that does not has a block.
 auto rewrite_zero_pages(open_file const& target, os::interval bytes) -> int {
-  if (!target.readable) {
-    return EOPNOTSUPP;
-  }
-  auto const buffer = std::make_unique_for_overwrite<std::byte[]>(transfer_size);
-  for (auto at = bytes.begin; at < bytes.end; at += transfer_size) {
-    auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(bytes.end - at, transfer_size));
-    auto const got = read_fully(target.descriptor(), at, {buffer.get(), length});
-    if (!got) {
-      return got.error();
-    }
-    for (std::size_t begin = 0; begin < *got; begin += os::page_size()) {
-      std::span const page{buffer.get() + begin, std::min(os::page_size(), *got - begin)};
-      if (!is_zero(page)) {
-        continue;
-      }
-      if (auto const put = write_fully(target.descriptor(), at + begin, page); put.error != 0) {
-        return put.error;
-      }
-    }
-  }
-  return 0;
+  return target.readable ? write_again(target, bytes, pages_that::are_zero) : EOPNOTSUPP;
 }
 
 // Whether SEEK_HOLE names the holes: many file systems that cannot allocate know of none but the end.

@@ -347,6 +347,10 @@ struct parent_directory {
 // `size` again.
 [[nodiscard]] auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int;
 
+// Writes pages of a part of a file again, as they read. Returns 0 or an errno.
+enum class pages_that : unsigned char { are_there, are_zero, hold_data };
+[[nodiscard]] auto write_again(open_file const& target, os::interval part, pages_that which) -> int;
+
 // Where data begins and ends, at or after `at`; empty when there is no more before `end`.
 [[nodiscard]] auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::outcome<os::interval>;
 
