@@ -98,7 +98,7 @@ auto enter(call which, subject const& about) -> verdict {
     result.error = mine.error;
   }
   state.injected += result.error != 0 ? 1 : 0;
-  result.skip = mine.skipped && mine.skipped(about);
+  result.skip = result.error == 0 && mine.skipped && mine.skipped(about);
   auto const delay = mine.delay;
   lock.unlock();
   if (delay.count() > 0) {
@@ -218,7 +218,8 @@ void fail(call which, int error, std::uint64_t times = every_time, std::uint64_t
 // The system looks like one that does not have this call.
 void pretend_absent(call which) { fail(which, ENOSYS); }
 
-// Calls of one kind, where they are about what `chosen` says, are not made and reported as done: a barrier taken away.
+// Calls of one kind, where they are about what `chosen` says, are not made and reported as done: a barrier taken away. One
+// that is to fail fails all the same.
 void skip(call which, std::function<bool(subject const&)> chosen = any_subject) {
   auto& state = the_table();
   std::scoped_lock const lock{state.mutex};
