@@ -58,6 +58,12 @@ public:
   // From now on this holds, and what was expected before no longer does.
   void expect(expectation const& from_now_on) const { told_(from_now_on); }
 
+  // What a crash has left of a file; nothing where there is none.
+  [[nodiscard]] auto found(std::string_view name) const -> std::optional<std::string> {
+    auto const path = folder_ / name;
+    return std::filesystem::exists(path) ? std::optional{read_back(path)} : std::nullopt;
+  }
+
   // The same for both kinds of crash.
   void expect(oracle const& from_now_on) const { told_({.after_power_loss = from_now_on, .after_kill = from_now_on}); }
 
@@ -71,8 +77,7 @@ struct scenario {
   std::string_view operation;                                     // the public function it is about
   std::function<void(std::filesystem::path const&)> prepare = {}; // durable before the body begins
   std::function<void(trial&)> body;                               // begins with an expectation
-  // Runs the operation again to its end in what a crash has left, and says what is wrong then.
-  std::function<std::string(std::filesystem::path const&)> again = {};
+  std::function<void(trial&)> again = {};                         // runs the operation in what a crash has left
 };
 
 void write_file(std::filesystem::path const& path, std::string_view content) {
@@ -96,6 +101,18 @@ void materialise(image const& from, std::filesystem::path const& folder) {
   for (auto const& [name, content] : from.files) {
     write_file(folder / name, content);
   }
+}
+
+// Runs a body to its end, and says what is wrong then.
+[[nodiscard]] auto run(std::function<void(trial&)> const& body, std::filesystem::path const& folder,
+                       std::function<void(expectation const&)> const& told) -> std::string {
+  expectation last;
+  trial whole{folder, [&](expectation const& e) {
+                last = e;
+                told(e);
+              }};
+  body(whole);
+  return last.after_kill(image_of(folder));
 }
 
 // Oracles.

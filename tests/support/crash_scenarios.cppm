@@ -125,12 +125,14 @@ auto replacing(replacement const& of) -> scenario {
             }
           },
       .again =
-          [=](std::filesystem::path const& folder) {
+          [=](trial& t) {
+            auto const kept = holds("other", beside);
+            auto const unclean = both(kept, has_only({target, "other", leftover}));
+            auto const before = t.found(target);
             auto const content = pattern(page + 1, 77);
-            seam::armed const table; // for what `how` tells it
-            of.how(folder / target, content, durability::data);
-            return both(both(holds("other", beside), has_only({target, "other"})),
-                        holds(target, content))(image_of(folder));
+            t.expect(both(unclean, holds_one_of(target, {before, content})));
+            of.how(t / target, content, durability::data);
+            t.expect(both(both(kept, has_only({target, "other"})), holds(target, content)));
           },
   };
 }
@@ -187,6 +189,12 @@ void replace_by_name(std::filesystem::path const& path, std::string const& conte
   replace(path, content, level);
 }
 
+// As in a directory that may be written but not read.
+void replace_unreadably(std::filesystem::path const& path, std::string const& content, durability level) {
+  seam::fail(os::call::openat, EACCES, 1);
+  replace(path, content, level);
+}
+
 // Removing.
 
 template <class File>
@@ -215,12 +223,14 @@ auto removing(std::string const& name, std::string_view content, bool linked,
             t.expect(both(kept, holds("data", std::nullopt)));
           },
       .again =
-          [=](std::filesystem::path const& folder) {
-            if (std::filesystem::exists(folder / "data")) {
-              auto removed = open(folder / "data");
+          [=](trial& t) {
+            auto const kept = both(holds("other", bytes), has_only({"data", "other"}));
+            t.expect(both(kept, holds_one_of("data", {bytes, std::nullopt})));
+            if (t.found("data")) {
+              auto removed = open(t / "data");
               or_throw(removed.remove());
             }
-            return both(holds("other", bytes), holds("data", std::nullopt))(image_of(folder));
+            t.expect(both(kept, holds("data", std::nullopt)));
           },
   };
 }
@@ -347,14 +357,16 @@ private:
   std::size_t flushed_ = 0;
 };
 
-auto append_again(std::filesystem::path const& folder) -> std::string {
-  auto const before = read_back(folder / "data");
+template <class Log>
+void append_again(trial& t) {
+  log_history history{t, t.found("data").value()};
+  Log log{t / "data", {}};
   auto const more = pattern(page + 3, 99);
-  auto log = or_throw(mutable_mapped_file::open_existing(folder / "data"));
-  (void)or_throw(log.append(bytes_of(more)));
-  (void)or_throw(log.flush());
-  or_throw(log.close());
-  return holds("data", before + more)(image_of(folder));
+  history.appending(more);
+  log.append(more);
+  history.appended();
+  log.flush(flush_kind::whole, history.flushed_size());
+  history.flushed();
 }
 
 template <class Log>
@@ -379,7 +391,7 @@ auto appending(std::string const& name, std::size_t before, std::vector<append_s
               }
             }
           },
-      .again = append_again,
+      .again = append_again<Log>,
   };
 }
 
@@ -427,7 +439,7 @@ auto appending_after_a_failed_flush() -> scenario {
               }
             }
           },
-      .again = append_again,
+      .again = append_again<mapped_log>,
   };
 }
 
@@ -507,13 +519,14 @@ auto resizing(std::string const& name, std::size_t before, std::vector<size_step
             }
           },
       .again =
-          [=](std::filesystem::path const& folder) {
-            auto content = read_back(folder / "data");
-            auto resized = or_throw(mutable_mapped_file::open_existing(folder / "data"));
-            or_throw(resized.resize(2 * page + 1, durability::data));
-            or_throw(resized.close());
-            content.resize(2 * page + 1);
-            return holds("data", content)(image_of(folder));
+          [](trial& t) {
+            size_history history{t, t.found("data").value()};
+            auto resized = or_throw(mutable_mapped_file::open_existing(t / "data"));
+            for (auto const size : {2 * page + 1, page - 1}) {
+              history.resizing(size);
+              or_throw(resized.resize(size, durability::data));
+              history.resized(durability::data);
+            }
           },
   };
 }
@@ -558,6 +571,10 @@ export namespace crash {
                  .before = pattern(page + 7),
                  .contents = {pattern(3 * page, 1), pattern(page, 2)},
                  .how = replace_by_name}),
+      replacing({.name = "replacing a file in a directory that cannot be read",
+                 .before = pattern(page + 7),
+                 .contents = {pattern(3 * page, 1)},
+                 .how = replace_unreadably}),
       replacing({.name = "replacing a file where a crash has left another",
                  .before = pattern(page),
                  .contents = {pattern(2 * page + 1, 1)},

@@ -66,12 +66,6 @@ private:
   std::size_t* value_;
 };
 
-void run_body(crash::scenario const& of, std::filesystem::path const& folder,
-              std::function<void(crash::expectation const&)> const& told) {
-  crash::trial trial{folder, told};
-  of.body(trial);
-}
-
 class sweep {
 public:
   explicit sweep(crash::scenario const& of) : of_{of}, result_{.name = of.name} {}
@@ -91,8 +85,12 @@ private:
     scratch const place;
     prepare(place);
     seam::armed const table;
-    run_body(of_, place.folder(), [&](crash::expectation const& e) { expectations_.push_back(e); });
+    auto const wrong =
+        crash::run(of_.body, place.folder(), [&](crash::expectation const& e) { expectations_.push_back(e); });
     result_.calls = seam::calls().size();
+    if (!wrong.empty()) {
+      fault(wrong + " at the end of " + of_.name);
+    }
   }
 
   void prepare(scratch const& place) {
@@ -108,8 +106,8 @@ private:
     auto const child = start_child([&] {
       seam::arm();
       seam::kill_at(nth, after);
-      run_body(of_, place.folder(), [&](crash::expectation const&) { begun.increment(); });
-      return 0;
+      return crash::run(of_.body, place.folder(), [&](crash::expectation const&) { begun.increment(); }).empty() ? 0
+                                                                                                                 : 1;
     });
     auto const end = end_of(child);
     ++result_.kills;
@@ -127,7 +125,8 @@ private:
       fault(wrong + where);
     }
     if (of_.again) {
-      if (auto const wrong = of_.again(place.folder()); !wrong.empty()) {
+      seam::armed const table;
+      if (auto const wrong = crash::run(of_.again, place.folder(), [](crash::expectation const&) {}); !wrong.empty()) {
         fault("run again: " + wrong + where);
       }
     }
