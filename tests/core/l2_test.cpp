@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 #include <cstddef>
-#include <iomanip>
 #include <iostream>
-#include <string>
 
 #include <boost/test/unit_test.hpp>
 
@@ -34,12 +32,7 @@ BOOST_AUTO_TEST_CASE(leaves_what_was_returned_or_was_under_way) {
 BOOST_AUTO_TEST_CASE(shows_the_mistakes_that_do_not_need_power_loss) {
   for (auto const& mistake : crash::mistakes()) {
     auto const r = l2::run(mistake.with);
-    std::cout << "control: " << std::left << std::setw(52) << mistake.with.name << " | " << std::setw(12)
-              << mistake.with.operation << " | L2 | "
-              << (r.bad > 0            ? "caught, " + std::to_string(r.bad) + " bad"
-                  : mistake.after_kill ? "MISSED"
-                                       : "not shown by a kill")
-              << '\n';
+    std::cout << crash::control_row(r.name, mistake.with.operation, "L2", r.bad, mistake.after_kill) << std::endl;
     BOOST_TEST((r.bad > 0) == mistake.after_kill, l2::to_string(r));
   }
 }

@@ -4,14 +4,16 @@ module;
 #include <algorithm>
 #include <compare>
 #include <cstddef>
-#include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iomanip>
 #include <ios>
 #include <map>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -111,8 +113,24 @@ void materialise(image const& from, std::filesystem::path const& folder) {
                 last = e;
                 told(e);
               }};
-  body(whole);
+  try {
+    body(whole);
+  } catch (std::exception const& e) {
+    return std::string{"thrown: "} + e.what();
+  }
   return last.after_kill(image_of(folder));
+}
+
+// A row of the table of controls: a mistake made on purpose, and whether a level has caught it, as it should or cannot.
+[[nodiscard]] auto control_row(std::string_view control, std::string_view operation, std::string_view level,
+                               std::size_t bad, bool can_be_caught) -> std::string {
+  std::ostringstream row;
+  row << "control: " << std::left << std::setw(50) << control << " | " << std::setw(12) << operation << " | " << level
+      << " | "
+      << (bad > 0         ? "caught, " + std::to_string(bad) + " bad"
+          : can_be_caught ? "MISSED"
+                          : "not its to catch");
+  return std::move(row).str();
 }
 
 // Oracles.

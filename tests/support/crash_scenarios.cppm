@@ -653,7 +653,7 @@ export namespace crash {
 [[nodiscard]] auto variations() -> std::vector<scenario> const& {
   using enum flush_kind;
   static std::vector<scenario> const list = [] {
-    auto const sizes = sanitized ? std::vector<std::size_t>{0, page - 1, 3 * page + 100}
+    auto const sizes = sanitized ? std::vector<std::size_t>{page - 1, 3 * page + 100}
                                  : std::vector<std::size_t>{0, 1, 512, page - 1, page, page + 1, 3 * page + 100};
     std::vector<scenario> made;
     for (auto const before : sizes) {

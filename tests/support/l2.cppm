@@ -73,8 +73,9 @@ public:
   auto run() -> report {
     count();
     for (std::size_t nth = 1; nth <= result_.calls; ++nth) {
-      for (bool const after : {false, true}) {
-        kill_at(nth, after);
+      kill_at(nth, false);
+      if (!sanitized || nth == result_.calls) { // where a fork takes 40 ms: only stores lie between this and the next
+        kill_at(nth, true);
       }
     }
     return result_;
