@@ -22,7 +22,8 @@ module;
 //    not, independently of those of other names, after those of the same name. A rename is one change of two names. It may
 //    be found without the content of the file.
 // 4. A failed sync may have written any of its pages and has made all of them clean: no later sync makes durable what was
-//    there when it failed.
+//    there when it failed. Names are different: what keeps a directory from being written stops the whole file system, so a
+//    later sync that succeeds has written them.
 //
 // A scenario makes its calls on one thread. A store of the bytes that are already there is not seen.
 export module fmmap.test.l1;

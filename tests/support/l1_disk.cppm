@@ -118,6 +118,28 @@ struct disk_state {
     std::visit([this](auto const& c) { apply_one(c); }, what);
   }
 
+  // The names there may be: the durable ones first, those with all changes last.
+  [[nodiscard]] auto possible_names() const -> std::vector<directory> {
+    constexpr std::size_t most_pending = 12;
+    if (pending.size() > most_pending) {
+      throw std::length_error{"too many changes of names at once"};
+    }
+    std::vector<directory> found;
+    for (std::size_t happened = 0; happened < std::size_t{1} << pending.size(); ++happened) {
+      if (!is_in_order(happened)) {
+        continue;
+      }
+      auto names = durable_names;
+      for (std::size_t i = 0; i < pending.size(); ++i) {
+        if ((happened >> i & 1U) != 0) {
+          put(names, pending[i]);
+        }
+      }
+      found.push_back(std::move(names));
+    }
+    return found;
+  }
+
 private:
   void apply_one(page_stored const& c) { files[c.file].store(c.page, c.bytes); }
   void apply_one(size_changed const& c) { files[c.file].set_size(c.size); }
@@ -148,7 +170,6 @@ private:
     }
   }
 
-public:
   static void put(directory& into, name_changes const& changed) {
     for (auto const& [name, number] : changed) {
       if (number) {
@@ -159,29 +180,6 @@ public:
     }
   }
 
-  // The names there may be: the durable ones first, those with all changes last.
-  [[nodiscard]] auto possible_names() const -> std::vector<directory> {
-    constexpr std::size_t most_pending = 12;
-    if (pending.size() > most_pending) {
-      throw std::length_error{"too many changes of names at once"};
-    }
-    std::vector<directory> found;
-    for (std::size_t happened = 0; happened < std::size_t{1} << pending.size(); ++happened) {
-      if (!is_in_order(happened)) {
-        continue;
-      }
-      auto names = durable_names;
-      for (std::size_t i = 0; i < pending.size(); ++i) {
-        if ((happened >> i & 1U) != 0) {
-          put(names, pending[i]);
-        }
-      }
-      found.push_back(std::move(names));
-    }
-    return found;
-  }
-
-private:
   // Whether of all changes of the same name the earlier ones have happened too.
   [[nodiscard]] auto is_in_order(std::size_t happened) const -> bool {
     auto const same_name = [](name_changes const& a, name_changes const& b) {
