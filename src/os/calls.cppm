@@ -69,6 +69,13 @@ inline constexpr std::array<std::string_view, 42> call_names{
     "mlock",      "munlock",   "getrlimit", "cachestat", "poll",      "sigaction", "statx",
 };
 
+// What a call makes durable: a file, or a range of memory.
+struct subject {
+  int descriptor = -1;
+  void const* address = nullptr;
+  std::size_t length = 0; // bytes
+};
+
 constexpr auto name_of(call c) noexcept -> std::string_view { return call_names[static_cast<std::size_t>(c)]; }
 
 } // namespace fmmap::os

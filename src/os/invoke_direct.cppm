@@ -14,9 +14,9 @@ import :calls;
 
 export namespace fmmap::os {
 
-// Makes the system call `real`, which reports failure as -1 and errno.
+// Makes the system call `real`, which reports failure as -1 and errno. What it is about is for the table of the tests.
 template <std::invocable Call>
-auto invoke(call, Call real) noexcept -> outcome<std::invoke_result_t<Call&>> {
+auto invoke(call, Call real, subject = {}) noexcept -> outcome<std::invoke_result_t<Call&>> {
   auto const value = real();
   if (value == -1) [[unlikely]] {
     return std::unexpected(errno);

@@ -11,16 +11,30 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
-// The seam of the build that tests link: every system call passes a table that can count, fail, shorten, delay, kill,
-// record, or declare a feature absent. Nothing is done to a call until a test arms the table.
+// The seam of the build that tests link: every system call passes a table that can count, fail, skip, shorten, delay, kill,
+// record, declare a feature absent, or tell an observer. Nothing is done to a call until a test arms the table.
 export module fmmap.os:invoke;
 
 import :calls;
+
+export namespace fmmap::os::seam {
+
+// A call that is about to be made, or has been. One that the table fails is told of, one that it skips is not.
+struct observation {
+  call which;
+  subject about;
+  bool over = false;
+  int error = 0; // the errno it failed with, once it is over
+};
+
+} // namespace fmmap::os::seam
 
 namespace fmmap::os::seam {
 
@@ -33,6 +47,7 @@ struct rule {
   std::uint64_t remaining = 0;             // that many more times
   std::size_t longest_transfer = SIZE_MAX; // bytes
   std::chrono::microseconds delay{0};
+  std::function<bool(subject const&)> skipped;
 };
 
 struct table {
@@ -46,6 +61,7 @@ struct table {
   std::uint64_t injected = 0;
   std::uint64_t kill_at = 0;
   kill_side side = kill_side::before;
+  std::function<void(observation const&)> observer;
 };
 
 std::atomic<bool> is_armed{false};
@@ -58,10 +74,11 @@ auto the_table() -> table& {
 // What is to happen to one call.
 struct verdict {
   int error = 0;
+  bool skip = false;
   bool kill_after = false;
 };
 
-auto enter(call which) -> verdict {
+auto enter(call which, subject const& about) -> verdict {
   auto& state = the_table();
   std::unique_lock lock{state.mutex};
   state.trace.push_back(which);
@@ -81,12 +98,35 @@ auto enter(call which) -> verdict {
     result.error = mine.error;
   }
   state.injected += result.error != 0 ? 1 : 0;
+  result.skip = result.error == 0 && mine.skipped && mine.skipped(about);
   auto const delay = mine.delay;
   lock.unlock();
   if (delay.count() > 0) {
     std::this_thread::sleep_for(delay);
   }
   return result;
+}
+
+auto any_subject(subject const& /*about*/) -> bool { return true; }
+
+// With the table unlocked: an observer may use it.
+void tell(observation const& what) {
+  auto& state = the_table();
+  std::unique_lock lock{state.mutex};
+  auto const observer = state.observer;
+  lock.unlock();
+  if (observer) {
+    observer(what);
+  }
+}
+
+template <std::invocable Call>
+auto make(Call real) noexcept -> outcome<std::invoke_result_t<Call&>> {
+  auto const value = real();
+  if (value == -1) {
+    return std::unexpected(errno);
+  }
+  return value;
 }
 
 auto longest_transfer(call which) -> std::size_t {
@@ -100,24 +140,29 @@ auto longest_transfer(call which) -> std::size_t {
 export namespace fmmap::os {
 
 template <std::invocable Call>
-auto invoke(call which, Call real) noexcept -> outcome<std::invoke_result_t<Call&>> {
-  seam::verdict planned;
-  if (seam::is_armed.load(std::memory_order_relaxed)) [[unlikely]] {
-    planned = seam::enter(which);
+auto invoke(call which, Call real, subject about = {}) noexcept -> outcome<std::invoke_result_t<Call&>> {
+  if (!seam::is_armed.load(std::memory_order_relaxed)) [[likely]] {
+    return seam::make(real);
   }
-  // A close that fails has closed all the same on Linux, so the table lets it happen before it reports the failure.
-  if (planned.error != 0 && which != call::close) {
-    return std::unexpected(planned.error);
+  auto const planned = seam::enter(which, about);
+  outcome<std::invoke_result_t<Call&>> result;
+  if (!planned.skip) {
+    seam::tell({.which = which, .about = about});
+    // A close that fails has closed all the same on Linux, so the table lets it happen before it reports the failure.
+    if (planned.error == 0 || which == call::close) {
+      result = seam::make(real);
+    }
+    if (planned.error != 0) {
+      result = std::unexpected(planned.error);
+    }
   }
-  auto const value = real();
-  auto const error = planned.error != 0 ? planned.error : errno;
   if (planned.kill_after) {
     std::raise(SIGKILL);
   }
-  if (value == -1 || planned.error != 0) {
-    return std::unexpected(error);
+  if (!planned.skip) {
+    seam::tell({.which = which, .about = about, .over = true, .error = result ? 0 : result.error()});
   }
-  return value;
+  return result;
 }
 
 template <std::invocable<std::size_t> Call>
@@ -144,6 +189,7 @@ void arm() {
   state.trace.clear();
   state.failed.clear();
   state.nth = state.kill_at = state.injected = 0;
+  state.observer = {};
   is_armed = true;
 }
 
@@ -171,6 +217,21 @@ void fail(call which, int error, std::uint64_t times = every_time, std::uint64_t
 
 // The system looks like one that does not have this call.
 void pretend_absent(call which) { fail(which, ENOSYS); }
+
+// Calls of one kind, where they are about what `chosen` says, are not made and reported as done: a barrier taken away. One
+// that is to fail fails all the same.
+void skip(call which, std::function<bool(subject const&)> chosen = any_subject) {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  state.rules[static_cast<std::size_t>(which)].skipped = std::move(chosen);
+}
+
+// Tells `observer` of every call, on the thread that makes it, before the call and after it.
+void observe(std::function<void(observation const&)> observer) {
+  auto& state = the_table();
+  std::scoped_lock const lock{state.mutex};
+  state.observer = std::move(observer);
+}
 
 // Each call of one kind transfers at most `longest` bytes.
 void shorten(call which, std::size_t longest) {

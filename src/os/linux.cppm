@@ -62,8 +62,8 @@ auto without_value(outcome<T> const& done) noexcept -> outcome<void> {
 }
 
 template <class Call>
-auto perform(call which, Call real) noexcept -> outcome<void> {
-  return without_value(invoke(which, real));
+auto perform(call which, Call real, subject about = {}) noexcept -> outcome<void> {
+  return without_value(invoke(which, real, about));
 }
 
 // Offsets the system's signed type cannot hold would turn negative in the call.
@@ -343,16 +343,16 @@ inline auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte 
 }
 
 inline auto sync(descriptor file) noexcept -> outcome<void> {
-  return perform(call::fsync, [&] { return ::fsync(file); });
+  return perform(call::fsync, [&] { return ::fsync(file); }, {.descriptor = file});
 }
 
 inline auto sync_data(descriptor file) noexcept -> outcome<void> {
-  return perform(call::fdatasync, [&] { return ::fdatasync(file); });
+  return perform(call::fdatasync, [&] { return ::fdatasync(file); }, {.descriptor = file});
 }
 
 // syncfs(2): all of the file system that the file is on.
 inline auto sync_file_system(descriptor file) noexcept -> outcome<void> {
-  return perform(call::syncfs, [&] { return ::syncfs(file); });
+  return perform(call::syncfs, [&] { return ::syncfs(file); }, {.descriptor = file});
 }
 
 inline auto sync_range(descriptor file, std::uint64_t offset, std::uint64_t length, bool wait) noexcept
@@ -455,7 +455,8 @@ inline auto advise(void* address, std::size_t length, int advice) noexcept -> ou
 
 // msync(2), MS_SYNC.
 inline auto sync_memory(void* address, std::size_t length) noexcept -> outcome<void> {
-  return perform(call::msync, [&] { return ::msync(address, length, MS_SYNC); });
+  return perform(call::msync, [&] { return ::msync(address, length, MS_SYNC); },
+                 {.address = address, .length = length});
 }
 
 inline auto resident_pages(void* address, std::size_t length, unsigned char* pages) noexcept -> outcome<void> {

@@ -107,6 +107,54 @@ BOOST_AUTO_TEST_CASE(it_makes_a_feature_look_absent) {
   BOOST_TEST(os::memory_file("x", false).error() == ENOSYS);
 }
 
+BOOST_AUTO_TEST_CASE(it_reports_a_call_that_it_skips_as_done) {
+  scratch const s;
+  auto const path = s.file("data", "0123456789");
+  auto const file = open_for_writing(path);
+  armed const table;
+  seam::skip(os::call::ftruncate);
+  seam::skip(os::call::fsync, [&](os::subject const& about) { return about.descriptor != file; });
+  std::vector<os::call> made;
+  seam::observe([&](seam::observation const& o) {
+    if (o.over) {
+      made.push_back(o.which);
+    }
+  });
+  BOOST_TEST(os::set_size(file, 3).has_value());
+  BOOST_TEST(read_back(path) == "0123456789");
+  BOOST_TEST(os::sync(-1).has_value());
+  BOOST_TEST(os::sync(file).has_value());
+  BOOST_TEST(seam::calls().size() == 3U);
+  BOOST_TEST((made == std::vector{os::call::fsync}));
+  BOOST_TEST(os::close(file).has_value());
+}
+
+BOOST_AUTO_TEST_CASE(it_tells_an_observer_of_every_call_before_and_after) {
+  scratch const s;
+  auto const path = s.file("data", "0123456789");
+  auto const file = open_for_writing(path);
+  armed const table;
+  seam::fail(os::call::fdatasync, EIO);
+  std::vector<seam::observation> told;
+  std::vector<std::size_t> sizes;
+  seam::observe([&](seam::observation const& o) {
+    told.push_back(o);
+    sizes.push_back(read_back(path).size());
+  });
+  BOOST_TEST(os::set_size(file, 3).has_value());
+  BOOST_TEST(os::sync_data(file).error() == EIO);
+  BOOST_TEST(os::sync_memory(nullptr, 0).has_value());
+  BOOST_REQUIRE(told.size() == 6U);
+  BOOST_TEST((sizes == std::vector<std::size_t>{10, 3, 3, 3, 3, 3}));
+  BOOST_TEST(!told[2].over);
+  BOOST_TEST((told[3].over && told[3].which == os::call::fdatasync));
+  BOOST_TEST(told[3].about.descriptor == file);
+  BOOST_TEST(told[3].error == EIO);
+  BOOST_TEST(told[5].about.descriptor == -1);
+  BOOST_TEST(told[5].error == 0);
+  BOOST_TEST(os::close(file).has_value());
+}
+
 BOOST_AUTO_TEST_CASE(it_kills_the_process_before_or_after_a_call) {
   for (bool const after : {false, true}) {
     scratch const s;
