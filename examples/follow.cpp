@@ -153,26 +153,21 @@ auto round_text(unsigned round) -> std::string {
   return text;
 }
 
-// Appends the lines of all rounds. Before it cuts, it waits to be told that they have been seen.
+// Appends the lines of all rounds in pieces, and before each round cuts the file, once it is told to.
 [[noreturn]] void write_rounds(std::filesystem::path const& path, int told) {
   auto file = fmmap::or_throw(fmmap::file::open(path, {.access = fmmap::access::read_write}));
   std::mt19937 random{std::random_device{}()};
-  for (unsigned round = 1; round <= rounds; ++round) {
+  std::uniform_int_distribution<std::size_t> sizes{1, 200};
+  char go = 0;
+  for (unsigned round = 1; round <= rounds && ::read(told, &go, 1) == 1; ++round) {
     auto const text = round_text(round);
     auto const all = std::as_bytes(std::span{text});
     fmmap::or_throw(file.resize(0));
-    // The last at once: the file may well be longer than before when the follower looks.
-    auto const longest = round == rounds ? all.size() : 200;
-    std::uniform_int_distribution<std::size_t> sizes{round == rounds ? longest : 1, longest};
     for (std::size_t at = 0; at < all.size();) {
       auto const piece = all.subspan(at, std::min(sizes(random), all.size() - at));
       fmmap::or_throw(file.write_at(at, piece));
       at += piece.size();
       std::this_thread::sleep_for(std::chrono::microseconds{100}); // so that pieces are seen one by one
-    }
-    char seen = 0;
-    if (::read(told, &seen, 1) != 1) {
-      std::_Exit(1);
     }
   }
   std::_Exit(0);
@@ -198,6 +193,12 @@ auto demonstrate(std::filesystem::path const& path) -> bool {
   std::string seen;
   std::size_t pieces = 0;
   for (unsigned round = 1; round <= rounds; ++round) {
+    if (::write(ends[1], "", 1) != 1) {
+      fail("cannot tell the writer to go on");
+    }
+    if (round == rounds) { // not looked at until it is longer than before it was cut
+      ::waitpid(writer, nullptr, 0);
+    }
     expected += round_text(round);
     while (seen.size() < expected.size() && std::chrono::steady_clock::now() < deadline) {
       if (auto const text = following.next(); !text.empty()) {
@@ -207,12 +208,8 @@ auto demonstrate(std::filesystem::path const& path) -> bool {
         following.wait();
       }
     }
-    if (::write(ends[1], "", 1) != 1) {
-      fail("cannot tell the writer to go on");
-    }
   }
   ::close(ends[1]);
-  ::waitpid(writer, nullptr, 0);
   seen += following.next();
   fmmap::or_throw(file.remove());
   std::printf("%td lines in %zu pieces, of a file cut %u times: %s\n", std::ranges::count(seen, '\n'), pieces,
