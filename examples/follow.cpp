@@ -36,13 +36,19 @@ namespace {
 
 [[noreturn]] void fail(char const* what) { throw std::system_error{errno, std::system_category(), what}; }
 
+auto open_notices() -> fmmap::file {
+  auto const descriptor = ::inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+  if (descriptor < 0) {
+    fail("cannot watch files");
+  }
+  return fmmap::or_throw(fmmap::file::adopt(descriptor, "inotify", true)); // closes it from now on
+}
+
 class follower {
 public:
   // Begins at the present end of the file.
   explicit follower(fmmap::file opened)
-      : file_{std::move(opened)},
-        notices_{fmmap::or_throw(fmmap::file::adopt(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC), "inotify", true))},
-        position_{fmmap::or_throw(file_.size())} {
+      : file_{std::move(opened)}, notices_{open_notices()}, position_{fmmap::or_throw(file_.size())} {
     // Through the descriptor: this file is followed, whatever its name comes to mean.
     auto const name = "/proc/self/fd/" + std::to_string(file_.native_handle());
     if (::inotify_add_watch(notices_.native_handle(), name.c_str(), IN_MODIFY) < 0) {
@@ -85,6 +91,7 @@ public:
     }
     alignas(inotify_event) std::array<std::byte, 4096> notices;
     while (::read(notices_.native_handle(), notices.data(), notices.size()) > 0) {
+      // What they say is seen in the file itself.
     }
   }
 
@@ -96,22 +103,23 @@ private:
   auto copy_out(fmmap::byte_range part) -> bool {
     auto const window = fmmap::mapping::map(file_, {.range = part});
     if (!window) {
-      return is_cut(window.error());
+      throw_unless_cut(window.error());
+      return false;
     }
     buffer_.resize(part.length);
     auto const copied = fmmap::guarded_copy_out(window->bytes(), std::as_writable_bytes(std::span{buffer_}));
     if (!copied) {
-      return is_cut(copied.error());
+      throw_unless_cut(copied.error());
+      return false;
     }
     // Bytes cut off the last page read as zero instead.
     return fmmap::or_throw(file_.size()) >= part.offset + part.length;
   }
 
-  static auto is_cut(fmmap::error const& why) -> bool {
-    if (why == fmmap::errc::truncated || why == fmmap::errc::out_of_range) {
-      return false;
+  static void throw_unless_cut(fmmap::error const& why) {
+    if (why != fmmap::errc::truncated && why != fmmap::errc::out_of_range) {
+      fmmap::throw_error(why);
     }
-    fmmap::throw_error(why);
   }
 
   fmmap::file file_;
