@@ -2,13 +2,13 @@
 //
 // Prints bytes of a file without reading the rest of it: hex_dump FILE [OFFSET [LENGTH]]
 
-#include <algorithm>
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <expected>
 #include <filesystem>
+#include <ranges>
 #include <span>
 #include <string_view>
 #include <system_error>
@@ -41,8 +41,9 @@ auto dump(std::filesystem::path const& path, std::uint64_t offset, std::size_t l
   if (!part) {
     return std::unexpected(part.error());
   }
-  for (std::size_t at = 0; at < part->size(); at += row_size) {
-    print_row(offset + at, part->subspan(at, std::min(row_size, part->size() - at)));
+  for (auto const row : fmmap::chunks(*part, row_size)) {
+    print_row(offset, row);
+    offset += row.size();
   }
   return {};
 }
