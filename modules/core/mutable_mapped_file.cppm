@@ -320,7 +320,9 @@ private:
       -> result<std::span<std::byte>> {
     auto const all = writable_bytes();
     auto const counted = counted_out(range, all.size());
-    if (!fits_within(all.size(), counted.offset, counted.length) || !is_open()) [[unlikely]] {
+    // Also for a range that is empty, or counted from none of the bytes: they cannot be written.
+    auto const writable = mapping_.access() != fmmap::access::read_only;
+    if (!writable || !fits_within(all.size(), counted.offset, counted.length) || !is_open()) [[unlikely]] {
       return unwritable(operation, range);
     }
     return all.subspan(static_cast<std::size_t>(counted.offset), counted.length);

@@ -224,6 +224,24 @@ BOOST_AUTO_TEST_CASE(made_read_only_by_its_mapping_refuses_to_grow) {
   BOOST_TEST(read_back(s / "f") == "abc");
 }
 
+BOOST_AUTO_TEST_CASE(made_read_only_by_its_mapping_refuses_to_be_written_whatever_the_range) {
+  scratch const s;
+  for (std::string_view const content : {"abc", ""}) {
+    auto f = or_throw(mutable_mapped_file::open(s.file("f", content)));
+    or_throw(f.protect(access::read_only));
+    for (fmmap::byte_range const range :
+         {fmmap::whole, {.offset = 0, .length = 0}, {.offset = 1}, {.offset = 0, .length = 1}}) {
+      BOOST_TEST(fails(f.fill(range, std::byte{'X'}), errc::read_only));
+      BOOST_TEST(fails(f.zero(range), errc::read_only));
+      BOOST_TEST(fails(f.writer(range), errc::read_only));
+      BOOST_TEST(fails(f.writable_bytes(range.offset, range.length), errc::read_only));
+    }
+    BOOST_TEST(fails(f.writable_view<char>(), errc::read_only));
+    BOOST_TEST(fails(f.write_exactly(0, {}), errc::read_only));
+    BOOST_TEST(text_of(f.bytes()) == content);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(says_closed_after_close_and_after_a_move) {
   scratch const s;
   auto from = or_throw(mutable_mapped_file::open(s.file("f", "abc")));
