@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -240,6 +241,20 @@ BOOST_AUTO_TEST_CASE(made_read_only_by_its_mapping_refuses_to_be_written_whateve
     BOOST_TEST(fails(f.write_exactly(0, {}), errc::read_only));
     BOOST_TEST(text_of(f.bytes()) == content);
   }
+}
+
+BOOST_AUTO_TEST_CASE(views_no_more_objects_than_there_are_however_many_are_asked_for) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", pattern(24))));
+  for (std::size_t const count : {std::size_t{4}, SIZE_MAX / 8, SIZE_MAX / 8 + 1, SIZE_MAX - 1}) {
+    BOOST_TEST(fails(f.writable_view<std::uint64_t>(0, count), errc::out_of_range));
+    BOOST_TEST(fails(f.view<std::uint64_t>(0, count), errc::out_of_range));
+  }
+  using triple = std::array<std::byte, 3>; // of which SIZE_MAX bytes are a whole number
+  BOOST_TEST(fails(f.writable_view<triple>(0, SIZE_MAX / 3), errc::out_of_range));
+  BOOST_TEST(fails(f.view<triple>(0, SIZE_MAX / 3), errc::out_of_range));
+  BOOST_TEST(or_throw(f.writable_view<triple>()).size() == 8U);
+  BOOST_TEST(or_throw(f.writable_view<std::uint64_t>(8)).size() == 2U);
 }
 
 BOOST_AUTO_TEST_CASE(says_closed_after_close_and_after_a_move) {
