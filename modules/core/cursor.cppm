@@ -54,9 +54,10 @@ public:
 
   /// Goes `length` bytes on. Errors: `errc::out_of_range`; the position is then as before.
   inline auto skip(std::size_t length) -> result<void> {
-    if (take(length) == nullptr) [[unlikely]] {
+    if (length > remaining()) [[unlikely]] {
       return outside_here("skip", length);
     }
+    position_ += length;
     return {};
   }
 

@@ -736,6 +736,22 @@ BOOST_AUTO_TEST_CASE(that_is_empty_works_in_every_function) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(that_is_empty_is_gone_over_without_a_step) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f"));
+  auto const check = [](auto over) {
+    or_throw(over.skip(0));
+    or_throw(over.seek(0));
+    BOOST_TEST(over.at_end());
+    BOOST_TEST(fails(over.skip(1), errc::out_of_range));
+    BOOST_TEST(fails(over.seek(1), errc::out_of_range));
+  };
+  check(or_throw(f.reader()));
+  check(or_throw(f.writer()));
+  check(fmmap::byte_reader{});
+  check(fmmap::byte_writer{});
+}
+
 BOOST_AUTO_TEST_CASE(that_is_empty_opens_copy_on_write) {
   scratch const s;
   auto const path = s.file("f", "");
