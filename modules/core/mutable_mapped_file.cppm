@@ -124,7 +124,7 @@ public:
   template <plain_data T>
   [[nodiscard]] auto writable_view(std::uint64_t offset = 0, std::size_t count = to_end) -> result<std::span<T>> {
     auto const range = range_of<T>(size(), offset, count);
-    auto const part = writable_part("view", range);
+    auto const part = writable_exactly("view", range);
     if (!part) [[unlikely]] {
       return std::unexpected(part.error());
     }
@@ -316,14 +316,21 @@ private:
   [[nodiscard, gnu::cold]] auto unwritable(std::string_view operation, byte_range range) const
       -> std::unexpected<error>;
 
+  // The bytes that `range` names. Not even none of them can be written while they are protected.
   [[nodiscard]] inline auto writable_part(std::string_view operation, byte_range range)
       -> result<std::span<std::byte>> {
+    return writable_exactly(operation, counted_out(range, mapping_.size()));
+  }
+
+  // The same of a range whose length has been counted out: `to_end` is more than there can be.
+  [[nodiscard]] inline auto writable_exactly(std::string_view operation, byte_range range)
+      -> result<std::span<std::byte>> {
     auto const all = writable_bytes();
-    auto const counted = counted_out(range, mapping_.size()); // of all bytes, where none may be written now
-    if (!fits_within(all.size(), counted.offset, counted.length) || !is_open()) [[unlikely]] {
+    auto const writable = mapping_.access() != fmmap::access::read_only;
+    if (!writable || !fits_within(all.size(), range.offset, range.length) || !is_open()) [[unlikely]] {
       return unwritable(operation, range);
     }
-    return all.subspan(static_cast<std::size_t>(counted.offset), counted.length);
+    return all.subspan(static_cast<std::size_t>(range.offset), range.length);
   }
 
   template <number T>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -222,6 +223,38 @@ BOOST_AUTO_TEST_CASE(made_read_only_by_its_mapping_refuses_to_grow) {
   BOOST_TEST(text_of(f.bytes()) == "abc");
   or_throw(f.close());
   BOOST_TEST(read_back(s / "f") == "abc");
+}
+
+BOOST_AUTO_TEST_CASE(made_read_only_by_its_mapping_refuses_to_be_written_whatever_the_range) {
+  scratch const s;
+  for (std::string_view const content : {"abc", ""}) {
+    auto f = or_throw(mutable_mapped_file::open(s.file("f", content)));
+    or_throw(f.protect(access::read_only));
+    for (fmmap::byte_range const range :
+         {fmmap::whole, {.offset = 0, .length = 0}, {.offset = 1}, {.offset = 0, .length = 1}}) {
+      BOOST_TEST(fails(f.fill(range, std::byte{'X'}), errc::read_only));
+      BOOST_TEST(fails(f.zero(range), errc::read_only));
+      BOOST_TEST(fails(f.writer(range), errc::read_only));
+      BOOST_TEST(fails(f.writable_bytes(range.offset, range.length), errc::read_only));
+    }
+    BOOST_TEST(fails(f.writable_view<char>(), errc::read_only));
+    BOOST_TEST(fails(f.write_exactly(0, {}), errc::read_only));
+    BOOST_TEST(text_of(f.bytes()) == content);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(views_no_more_objects_than_there_are_however_many_are_asked_for) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", pattern(24))));
+  for (std::size_t const count : {std::size_t{4}, SIZE_MAX / 8, SIZE_MAX / 8 + 1, SIZE_MAX - 1}) {
+    BOOST_TEST(fails(f.writable_view<std::uint64_t>(0, count), errc::out_of_range));
+    BOOST_TEST(fails(f.view<std::uint64_t>(0, count), errc::out_of_range));
+  }
+  using triple = std::array<std::byte, 3>; // of which SIZE_MAX bytes are a whole number
+  BOOST_TEST(fails(f.writable_view<triple>(0, SIZE_MAX / 3), errc::out_of_range));
+  BOOST_TEST(fails(f.view<triple>(0, SIZE_MAX / 3), errc::out_of_range));
+  BOOST_TEST(or_throw(f.writable_view<triple>()).size() == 8U);
+  BOOST_TEST(or_throw(f.writable_view<std::uint64_t>(8)).size() == 2U);
 }
 
 BOOST_AUTO_TEST_CASE(says_closed_after_close_and_after_a_move) {
@@ -701,6 +734,22 @@ BOOST_AUTO_TEST_CASE(that_is_empty_works_in_every_function) {
     or_throw(f.resize(0));
     or_throw(f.close());
   }
+}
+
+BOOST_AUTO_TEST_CASE(that_is_empty_is_gone_over_without_a_step) {
+  scratch const s;
+  auto f = or_throw(mutable_mapped_file::create(s / "f"));
+  auto const check = [](auto over) {
+    or_throw(over.skip(0));
+    or_throw(over.seek(0));
+    BOOST_TEST(over.at_end());
+    BOOST_TEST(fails(over.skip(1), errc::out_of_range));
+    BOOST_TEST(fails(over.seek(1), errc::out_of_range));
+  };
+  check(or_throw(f.reader()));
+  check(or_throw(f.writer()));
+  check(fmmap::byte_reader{});
+  check(fmmap::byte_writer{});
 }
 
 BOOST_AUTO_TEST_CASE(that_is_empty_opens_copy_on_write) {
