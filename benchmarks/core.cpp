@@ -164,8 +164,8 @@ void read_large(benchmark::State& state) {
 // The pages are there beforehand: what is measured is the access.
 template <bool Ours>
 void read_le(benchmark::State& state) {
-  auto const file = fmmap::or_throw(
-      fmmap::mapped_file::open(bench::cached_file(bench::sized(256 * mib, mib)), {.populate = true}));
+  auto const file =
+      fmmap::or_throw(fmmap::mapped_file::open(bench::cached_file(bench::sized(256 * mib, mib)), {.populate = true}));
   auto const words = fmmap::or_throw(file.view<std::uint64_t>());
   for (auto _ : state) {
     bench::stopwatch time{state};

@@ -37,7 +37,7 @@ auto dump(std::filesystem::path const& path, std::uint64_t offset, std::size_t l
   if (!file) {
     return std::unexpected(file.error());
   }
-  auto const part = file->bytes(offset, length); // checked: errc::out_of_range past the end
+  auto const part = file->bytes({.offset = offset, .length = length}); // checked: errc::out_of_range past the end
   if (!part) {
     return std::unexpected(part.error());
   }

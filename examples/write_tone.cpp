@@ -75,7 +75,7 @@ auto main(int argc, char** argv) -> int try {
   auto const channels = fmmap::or_throw(header.read_le<std::uint16_t>());
   auto const samples_a_second = fmmap::or_throw(header.read_le<std::uint32_t>());
   std::printf("%u channel, %u samples a second; the loudest of each tenth:", channels, samples_a_second);
-  for (auto const tenth : fmmap::chunks(fmmap::or_throw(file.bytes(header_size, fmmap::to_end)), rate / 10 * 2)) {
+  for (auto const tenth : fmmap::chunks(fmmap::or_throw(file.bytes({.offset = header_size})), rate / 10 * 2)) {
     std::printf(" %d", loudest(fmmap::records<std::int16_t>{tenth}));
   }
   std::putchar('\n');

@@ -117,21 +117,19 @@ public:
 
   /// `length` bytes at `offset`. Errors: `errc::out_of_range`; `errc::read_only` while `protect` keeps them from being written.
   [[nodiscard]] inline auto writable_bytes(std::uint64_t offset, std::size_t length) -> result<std::span<std::byte>> {
-    return writable_part("view", {.offset = offset, .length = length});
+    return writable_exactly("view", {.offset = offset, .length = length});
   }
 
   /// `count` objects from `offset` on, where they lie. Errors: as `view` and `writable_bytes`.
   template <plain_data T>
-  [[nodiscard]] auto writable_view(std::uint64_t offset = 0, std::size_t count = to_end) -> result<std::span<T>> {
-    auto const range = range_of<T>(size(), offset, count);
-    auto const part = writable_exactly("view", range);
-    if (!part) [[unlikely]] {
-      return std::unexpected(part.error());
-    }
-    if (!is_aligned_for<T>(part->data())) [[unlikely]] {
-      return misaligned(path(), range, alignof(T));
-    }
-    return std::span{reinterpret_cast<T*>(part->data()), range.length / sizeof(T)};
+  [[nodiscard]] auto writable_view(std::uint64_t offset, std::size_t count) -> result<std::span<T>> {
+    return writable_objects<T>({.offset = offset, .length = bytes_of<T>(count)});
+  }
+
+  /// All objects from `offset` to the end, where they lie; the last has to be whole. Errors: as with a count.
+  template <plain_data T>
+  [[nodiscard]] auto writable_view(std::uint64_t offset = 0) -> result<std::span<T>> {
+    return writable_objects<T>({.offset = offset, .length = bytes_to_end<T>(mapping_.size(), offset)});
   }
 
   [[nodiscard]] inline auto size() const noexcept -> std::uint64_t { return mapping_.size(); }
@@ -155,7 +153,7 @@ public:
 
   /// Copies bytes to `offset` on, all of them. Errors: as `writable_bytes`; nothing is written then.
   inline auto write_exactly(std::uint64_t offset, std::span<std::byte const> in) -> result<void> {
-    auto const to = writable_part("write", {.offset = offset, .length = in.size()});
+    auto const to = writable_exactly("write", {.offset = offset, .length = in.size()});
     if (!to) [[unlikely]] {
       return std::unexpected(to.error());
     }
@@ -331,6 +329,18 @@ private:
       return unwritable(operation, range);
     }
     return all.subspan(static_cast<std::size_t>(range.offset), range.length);
+  }
+
+  template <plain_data T>
+  [[nodiscard]] auto writable_objects(byte_range range) -> result<std::span<T>> {
+    auto const part = writable_exactly("view", range);
+    if (!part) [[unlikely]] {
+      return std::unexpected(part.error());
+    }
+    if (!is_aligned_for<T>(part->data())) [[unlikely]] {
+      return misaligned(path(), range, alignof(T));
+    }
+    return std::span{reinterpret_cast<T*>(part->data()), range.length / sizeof(T)};
   }
 
   template <number T>

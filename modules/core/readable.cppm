@@ -56,10 +56,19 @@ export namespace fmmap {
 /// Errors, of every function: `errc::out_of_range`, naming what was asked for and what there is; `errc::closed`.
 class readable {
 public:
-  /// `length` bytes at `offset`, where they lie.
+  /// `length` bytes at `offset`, where they lie. `to_end` is a length like any other here: it may have come from a file.
   [[nodiscard]] auto bytes(this auto const& self, std::uint64_t offset, std::size_t length)
       -> result<std::span<std::byte const>> {
-    return self.part("view", {.offset = offset, .length = length});
+    std::span<std::byte const> const all = self.bytes();
+    if (!fits_within(all.size(), offset, length) || !self.is_open()) [[unlikely]] {
+      return unreadable(self, "view", {.offset = offset, .length = length});
+    }
+    return all.subspan(static_cast<std::size_t>(offset), length);
+  }
+
+  /// The bytes of `range`, where they lie.
+  [[nodiscard]] auto bytes(this auto const& self, byte_range range) -> result<std::span<std::byte const>> {
+    return self.part("view", range);
   }
 
   /// All bytes, as text. Ends as a span of them does.
@@ -90,21 +99,19 @@ public:
     return self.template number_at<T>(offset, std::endian::big);
   }
 
-  /// `count` objects from `offset` on, where they lie; without a count, all up to the end, where the last has to be whole.
+  /// `count` objects from `offset` on, where they lie.
   ///
   /// Errors: `errc::misaligned` where no T can lie in memory; `read` has no such limit.
   template <plain_data T>
-  [[nodiscard]] auto view(this auto const& self, std::uint64_t offset = 0, std::size_t count = to_end)
+  [[nodiscard]] auto view(this auto const& self, std::uint64_t offset, std::size_t count)
       -> result<std::span<T const>> {
-    std::span<std::byte const> const all = self.bytes();
-    auto const range = range_of<T>(all.size(), offset, count);
-    if (!fits_within(all.size(), offset, range.length)) [[unlikely]] {
-      return unreadable(self, "view", range);
-    }
-    if (!is_aligned_for<T>(all.data() + offset)) [[unlikely]] {
-      return misaligned(self.path(), range, alignof(T));
-    }
-    return std::span{reinterpret_cast<T const*>(all.data() + offset), range.length / sizeof(T)};
+    return self.template objects_at<T>(offset, bytes_of<T>(count));
+  }
+
+  /// All objects from `offset` to the end, where they lie; the last has to be whole. Errors: as with a count.
+  template <plain_data T>
+  [[nodiscard]] auto view(this auto const& self, std::uint64_t offset = 0) -> result<std::span<T const>> {
+    return self.template objects_at<T>(offset, bytes_to_end<T>(self.bytes().size(), offset));
   }
 
   /// Copies bytes from `offset` on. Returns how many: fewer than asked only at the end.
@@ -183,16 +190,30 @@ protected:
     return all.subspan(static_cast<std::size_t>(counted.offset), counted.length);
   }
 
-  // The bytes of `count` objects at `offset` of `size` bytes, or of all that follow; more than there can be where a number
-  // overflows or the last object is not whole.
-  template <class T>
-  [[nodiscard]] static constexpr auto range_of(std::size_t size, std::uint64_t offset, std::size_t count) noexcept
-      -> byte_range {
-    if (count != to_end) {
-      return {.offset = offset, .length = count > to_end / sizeof(T) ? to_end : count * sizeof(T)};
+  template <plain_data T>
+  [[nodiscard]] auto objects_at(this auto const& self, std::uint64_t offset, std::size_t length)
+      -> result<std::span<T const>> {
+    std::span<std::byte const> const all = self.bytes();
+    if (!fits_within(all.size(), offset, length)) [[unlikely]] {
+      return unreadable(self, "view", {.offset = offset, .length = length});
     }
+    if (!is_aligned_for<T>(all.data() + offset)) [[unlikely]] {
+      return misaligned(self.path(), {.offset = offset, .length = length}, alignof(T));
+    }
+    return std::span{reinterpret_cast<T const*>(all.data() + offset), length / sizeof(T)};
+  }
+
+  // The bytes of `count` objects; more than there can be where that overflows.
+  template <class T>
+  [[nodiscard]] static constexpr auto bytes_of(std::size_t count) noexcept -> std::size_t {
+    return count > to_end / sizeof(T) ? to_end : count * sizeof(T);
+  }
+
+  // The bytes of the objects from `offset` to the end of `size` bytes; more than there are where the last is not whole.
+  template <class T>
+  [[nodiscard]] static constexpr auto bytes_to_end(std::size_t size, std::uint64_t offset) noexcept -> std::size_t {
     auto const rest = offset > size ? 0 : size - static_cast<std::size_t>(offset);
-    return {.offset = offset, .length = (rest + sizeof(T) - 1) / sizeof(T) * sizeof(T)};
+    return (rest + sizeof(T) - 1) / sizeof(T) * sizeof(T);
   }
 };
 

@@ -163,7 +163,8 @@ BOOST_AUTO_TEST_CASE(executable_is_refused_where_the_file_system_forbids_it) {
   BOOST_TEST(found_in_child([&](findings& found) {
                auto why = own_mounts();
                why = why.empty() ? mount_tmpfs(s.folder(), "size=1m") : why;
-               if (why.empty() && ::mount("none", s.folder().c_str(), nullptr, MS_REMOUNT | MS_NOEXEC, "size=1m") != 0) {
+               if (why.empty() &&
+                   ::mount("none", s.folder().c_str(), nullptr, MS_REMOUNT | MS_NOEXEC, "size=1m") != 0) {
                  why = "no remount";
                }
                if (!why.empty()) {
@@ -192,7 +193,9 @@ BOOST_AUTO_TEST_CASE(happens_at_close_destruction_and_assignment) {
   auto closed = make("closed");
   or_throw(closed.close());
   BOOST_TEST(!std::filesystem::exists(s / "closed"));
-  { auto const destroyed = make("destroyed"); }
+  {
+    auto const destroyed = make("destroyed");
+  }
   BOOST_TEST(!std::filesystem::exists(s / "destroyed"));
   auto assigned = make("assigned");
   assigned = make("other");
@@ -317,7 +320,8 @@ BOOST_AUTO_TEST_CASE(writes_as_the_file_was_opened) {
   BOOST_TEST(read_back(path) == 'x' + pattern(page).substr(1) + "more");
   auto reading = or_throw(file::open(path));
   BOOST_TEST(fails(mutable_mapped_file::adopt(std::move(reading), {.size = 1}), errc::invalid_options));
-  auto n = or_throw(mutable_mapped_file::adopt(std::move(reading))); // NOLINT(bugprone-use-after-move): still the caller's
+  auto n =
+      or_throw(mutable_mapped_file::adopt(std::move(reading))); // NOLINT(bugprone-use-after-move): still the caller's
   or_throw(n.write<char>(0, 'y'));
   BOOST_TEST(fails(n.flush(), errc::copy_on_write));
   BOOST_TEST(read_back(path)[0] == 'x');

@@ -102,6 +102,11 @@ auto within(std::uint64_t size, byte_range range) -> verdict {
   return verdict{}.refuse_if(!fits(size, range), errc::out_of_range);
 }
 
+// Where a length is a length, to the end or not.
+auto exactly_within(std::uint64_t size, byte_range range) -> verdict {
+  return within(size, range).refuse_if(range.length == SIZE_MAX, errc::out_of_range);
+}
+
 // What a file holds: `holes` zeros, and then `bytes`.
 struct content {
   std::uint64_t holes = 0;
@@ -254,7 +259,7 @@ void read_parts(permutation& p, F const& f, window const& seen, byte_range range
   auto const length = length_within(seen.size, range);
   auto const right = within(seen.size, range);
   p.next("bytes", range);
-  if (auto const got = f.bytes(range.offset, range.length); p.expect(got, right)) {
+  if (auto const got = f.bytes(range.offset, range.length); p.expect(got, exactly_within(seen.size, range))) {
     p.expect(got->size() == *length && seen.is_at(range.offset, *got), "other bytes");
     p.expect(got->data() == f.bytes().data() + range.offset, "bytes elsewhere");
   }
@@ -297,7 +302,9 @@ void view_objects(permutation& p, F const& f, window const& seen, byte_range cou
                            .refuse_if(counted.offset + length > seen.size, errc::out_of_range)
                            .refuse_if(!seen.is_aligned(counted.offset, alignof(T)), errc::misaligned);
     p.next("view", counted);
-    if (auto const got = f.template view<T>(counted.offset, counted.length); p.expect(got, right)) {
+    if (auto const got = counted.length == SIZE_MAX ? f.template view<T>(counted.offset)
+                                                    : f.template view<T>(counted.offset, counted.length);
+        p.expect(got, right)) {
       p.expect(got->size() * sizeof(T) == length, "another number of objects");
       p.expect(seen.is_at(counted.offset, std::as_bytes(*got)), "other objects");
     }
@@ -652,7 +659,8 @@ void write_in_place(written& w, byte_range range) {
   auto const length = length_within(w.size(), range).value_or(0);
   auto const right = w.writing(range);
   w.p.next("writable_bytes", range);
-  if (auto const to = w.f.writable_bytes(range.offset, range.length); w.p.expect(to, right)) {
+  if (auto const to = w.f.writable_bytes(range.offset, range.length);
+      w.p.expect(to, range.length == SIZE_MAX ? w.writing({.offset = UINT64_MAX, .length = 1}) : right)) {
     auto const in = w.other_bytes(length);
     w.p.expect(to->size() == length, "another length");
     std::ranges::copy(in, to->begin());
@@ -693,7 +701,9 @@ void store_through_views(written& w, byte_range counted) {
           .refuse_if(w.size() > 0 && counted.offset % alignof(T) != 0, errc::misaligned);
     }
     w.p.next("writable_view", counted);
-    if (auto const to = w.f.writable_view<T>(counted.offset, counted.length); w.p.expect(to, right)) {
+    if (auto const to = counted.length == SIZE_MAX ? w.f.writable_view<T>(counted.offset)
+                                                   : w.f.writable_view<T>(counted.offset, counted.length);
+        w.p.expect(to, right)) {
       w.p.expect(to->size() * sizeof(T) == length, "another number of objects");
       auto const in = w.other_bytes(to->size() * sizeof(T));
       std::ranges::copy(in, std::as_writable_bytes(*to).begin());

@@ -193,6 +193,8 @@ BOOST_AUTO_TEST_CASE(are_viewed_copied_and_read_in_parts) {
     BOOST_TEST(!from.empty());
     BOOST_TEST(text_of(or_throw(from.bytes(11, 100))) == content.substr(11, 100));
     BOOST_TEST(or_throw(from.bytes(300, 0)).empty());
+    BOOST_TEST(fails(from.bytes(0, fmmap::to_end), errc::out_of_range)); // a length that came from the file, perhaps
+    BOOST_TEST(fails(from.template view<char>(0, fmmap::to_end), errc::out_of_range));
     std::vector<std::byte> buffer(50);
     BOOST_TEST(from.read_at(290, buffer) == 10U);
     BOOST_TEST(text_of(buffer).substr(0, 10) == content.substr(290));

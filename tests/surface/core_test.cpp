@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
-// The contract in use, as it stands, compiled into a test that runs it.
-#define main surface_main // NOLINT(readability-identifier-naming)
-#include "core.cpp"       // NOLINT(bugprone-suspicious-include)
-#undef main
-
+#include <cstdint>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <string>
 
 #include <boost/test/unit_test.hpp>
 
 #include "support/scratch.hpp"
+
+// The contract in use, as it stands, compiled into a test that runs it. After the other headers: g++ takes none after an
+// import.
+#define main surface_main // NOLINT(readability-identifier-naming)
+#include "core.cpp"       // NOLINT(bugprone-suspicious-include)
+#undef main
 
 namespace {
 
