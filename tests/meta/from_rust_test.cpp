@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstddef>
 #include <filesystem>
 #include <iostream>
@@ -276,22 +277,38 @@ auto is_function(kind what) -> bool {
   return what == kind::function || what == kind::static_function || what == kind::function_template;
 }
 
+auto continues_a_name(std::string const& text, std::size_t at) -> bool {
+  return at < text.size() && (std::isalnum(static_cast<unsigned char>(text[at])) != 0 || text[at] == '_');
+}
+
+// Whether the text has these characters, not as a part of a longer name.
+auto has(std::string const& text, std::string const& wanted) -> bool {
+  for (auto at = text.find(wanted); at != std::string::npos; at = text.find(wanted, at + 1)) {
+    auto const longer_before = at > 0 && continues_a_name(wanted, 0) && continues_a_name(text, at - 1);
+    auto const end = at + wanted.size();
+    if (!longer_before && !(continues_a_name(wanted, wanted.size() - 1) && continues_a_name(text, end))) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Whether the text calls the function, or mentions the field or enumerator.
 auto occurs(std::string const& text, std::string const& name, kind what) -> bool {
   auto const colon = name.rfind("::");
   auto const last = colon == std::string::npos ? name : name.substr(colon + 2);
+  auto const of_object = [&](std::string const& rest) { return has(text, '.' + rest) || has(text, "->" + rest); };
   switch (what) {
   case kind::type:
     return true; // what can be done with it is what counts
   case kind::function:
-    return std::regex_search(text, std::regex{(colon == std::string::npos ? R"(\b)" : R"((\.|->))") + last + R"(\()"});
+    return colon == std::string::npos ? has(text, last + '(') : of_object(last + '(');
   case kind::static_function:
-    return std::regex_search(text, std::regex{R"(\b)" + name + R"(\()"});
+    return has(text, name + '(');
   case kind::function_template:
-    return std::regex_search(text, std::regex{R"((\.|->))" + last + "<"}) ||
-           std::regex_search(text, std::regex{R"(\b)" + last + R"(\()"});
+    return colon == std::string::npos ? has(text, last + '(') : of_object(last + '<');
   case kind::member:
-    return std::regex_search(text, std::regex{R"((\.|\b)" + name.substr(0, colon) + "::)" + last + R"(\b)"});
+    return has(text, '.' + last) || has(text, name);
   }
   return false;
 }
