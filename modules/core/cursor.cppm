@@ -153,7 +153,7 @@ public:
   inline auto read_some(std::span<std::byte> out) noexcept -> std::size_t {
     auto const count = std::min(out.size(), remaining());
     if (count > 0) {
-      std::memcpy(out.data(), take(count), count);
+      std::memmove(out.data(), take(count), count);
     }
     return count;
   }
@@ -228,7 +228,7 @@ public:
   inline auto write_some(std::span<std::byte const> in) noexcept -> std::size_t {
     auto const count = std::min(in.size(), remaining());
     if (count > 0) {
-      std::memcpy(take(count), in.data(), count);
+      std::memmove(take(count), in.data(), count);
     }
     return count;
   }

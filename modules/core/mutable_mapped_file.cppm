@@ -138,7 +138,8 @@ public:
   /// How large the file can become without moving, in bytes.
   [[nodiscard]] inline auto capacity() const noexcept -> std::size_t { return mapping_.capacity(); }
 
-  /// Copies bytes to `offset` on. Returns how many: fewer than given only at the end, which stays where it is.
+  /// Copies bytes to `offset` on, which may be the file's own. Returns how many: fewer than given only at the end, which stays
+  /// where it is.
   inline auto write_at(std::uint64_t offset, std::span<std::byte const> in) noexcept -> std::size_t {
     auto const all = writable_bytes();
     if (offset >= all.size()) {
@@ -146,7 +147,7 @@ public:
     }
     auto const count = std::min(in.size(), all.size() - static_cast<std::size_t>(offset));
     if (count > 0) {
-      std::memcpy(all.data() + offset, in.data(), count);
+      std::memmove(all.data() + offset, in.data(), count);
     }
     return count;
   }
@@ -157,7 +158,9 @@ public:
     if (!to) [[unlikely]] {
       return std::unexpected(to.error());
     }
-    std::ranges::copy(in, to->begin());
+    if (!in.empty()) {
+      std::memmove(to->data(), in.data(), in.size());
+    }
     return {};
   }
 

@@ -122,7 +122,7 @@ public:
     }
     auto const count = std::min(out.size(), all.size() - static_cast<std::size_t>(offset));
     if (count > 0) {
-      std::memcpy(out.data(), all.data() + offset, count);
+      std::memmove(out.data(), all.data() + offset, count);
     }
     return count;
   }

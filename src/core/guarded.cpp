@@ -158,7 +158,7 @@ struct copy_request {
 
 void copy(void* context) noexcept {
   auto const& request = *static_cast<copy_request const*>(context);
-  std::memcpy(request.to, request.from, request.length);
+  std::memmove(request.to, request.from, request.length);
 }
 
 // Copies where `guarded` is one of the two.

@@ -482,6 +482,28 @@ BOOST_AUTO_TEST_CASE(appends_its_own_bytes) {
   BOOST_TEST((text_of(f.bytes()) == pattern(5000) + pattern(5000) + pattern(5000) + pattern(5000)));
 }
 
+BOOST_AUTO_TEST_CASE(copies_its_own_bytes_over_each_other) {
+  scratch const s;
+  auto expected = pattern(100'000);
+  auto f = or_throw(mutable_mapped_file::open(s.file("f", expected)));
+  auto const moved = [&](std::size_t from, std::size_t to, std::size_t length) {
+    expected.replace(to, length, std::string{expected, from, length});
+    return f.bytes().subspan(from, length);
+  };
+  BOOST_TEST(f.write_at(7, moved(0, 7, 90'000)) == 90'000U);
+  BOOST_TEST((f.text() == expected));
+  or_throw(f.write_exactly(5'000, moved(100, 5'000, 50'000)));
+  BOOST_TEST((f.text() == expected));
+  auto writer = or_throw(f.writer({.offset = 10}));
+  BOOST_TEST(writer.write_some(moved(40, 10, 80'000)) == 80'000U);
+  BOOST_TEST((f.text() == expected));
+  BOOST_TEST(f.read_at(3, f.writable_bytes().subspan(1, moved(3, 1, 70'000).size())) == 70'000U);
+  BOOST_TEST((f.text() == expected));
+  auto reader = or_throw(f.reader());
+  BOOST_TEST(reader.read_some(f.writable_bytes().subspan(9, moved(0, 9, 60'000).size())) == 60'000U);
+  BOOST_TEST((f.text() == expected));
+}
+
 BOOST_AUTO_TEST_CASE(never_shows_what_was_stored_past_its_end) {
   scratch const on_disk;
   scratch const in_memory{memory_folder()}; // tmpfs keeps such bytes
