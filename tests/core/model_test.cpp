@@ -102,7 +102,7 @@ public:
     if (one_in(2)) {
       return up_to(most);
     }
-    auto const border = up_to(most / page + 1) * page + below(5);
+    auto const border = (up_to((most / page) + 1) * page) + below(5);
     return std::min(most, border < 2 ? 0 : border - 2);
   }
 
@@ -326,7 +326,8 @@ void resize_to(twin& t, std::uint64_t size, durability level) {
     }
     expect_done(outcome, "resize");
   });
-  auto const from = std::min(old, size) - std::min<std::uint64_t>(std::min(old, size), page);
+  auto const kept = std::min(old, size);
+  auto const from = kept - std::min(kept, page);
   t.compare({.offset = from, .length = size - from});
 }
 
@@ -743,7 +744,7 @@ void read_chunks(twin& t) {
   auto const right = t.part(range);
   auto const length = 1 + t.random.length();
   fmmap::chunks const pieces{or_throw(t.file.bytes(range.offset, range.length)),
-                             std::max(length, range.length / 20 + 1)};
+                             std::max(length, (range.length / 20) + 1)};
   std::size_t at = 0;
   std::size_t count = 0;
   for (auto const piece : pieces) {

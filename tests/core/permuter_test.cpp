@@ -49,7 +49,7 @@ constexpr std::uint64_t far = std::uint64_t{1} << 32;
 // More is neither copied nor written: a sparse file would become a full one.
 constexpr std::uint64_t much = 16 * page;
 
-constexpr std::array<std::uint64_t, 7> sizes{0, 1, 11, page - 1, page, page + 1, 3 * page + 100};
+constexpr std::array<std::uint64_t, 7> sizes{0, 1, 11, page - 1, page, page + 1, (3 * page) + 100};
 
 struct record {
   std::uint32_t a;
