@@ -65,7 +65,7 @@ public:
   }
 
   [[nodiscard]] inline auto size() const noexcept -> std::size_t {
-    return bytes_.size() / length_ + (bytes_.size() % length_ == 0 ? 0 : 1);
+    return (bytes_.size() / length_) + (bytes_.size() % length_ == 0 ? 0 : 1);
   }
   [[nodiscard]] inline auto begin() const noexcept -> iterator { return {bytes_, length_}; }
   [[nodiscard]] inline auto end() const noexcept -> std::default_sentinel_t { return {}; }

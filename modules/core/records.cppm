@@ -72,7 +72,7 @@ public:
 
   [[nodiscard]] auto size() const noexcept -> std::size_t { return bytes_.size() / sizeof(T); }
   [[nodiscard]] auto begin() const noexcept -> iterator { return iterator{bytes_.data()}; }
-  [[nodiscard]] auto end() const noexcept -> iterator { return iterator{bytes_.data() + size() * sizeof(T)}; }
+  [[nodiscard]] auto end() const noexcept -> iterator { return iterator{bytes_.data() + (size() * sizeof(T))}; }
 
   /// The bytes after the last whole object.
   [[nodiscard]] auto rest() const noexcept -> std::span<std::byte const> { return bytes_.subspan(size() * sizeof(T)); }

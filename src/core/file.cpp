@@ -67,6 +67,19 @@ auto file::size() const -> result<std::uint64_t> {
   return state_->size();
 }
 
+namespace {
+
+// Not known where the system lacks the call, or a container does not let it through.
+auto creation_time(open_file const& of) -> os::outcome<std::optional<os::timestamp>> {
+  auto born = retry([&] { return os::birth_time(of.descriptor()); });
+  if (!born && (born.error() == ENOSYS || born.error() == EPERM)) {
+    return std::nullopt;
+  }
+  return born;
+}
+
+} // namespace
+
 auto file::metadata() const -> result<file_metadata> {
   if (!state_) {
     return closed_handle("read the metadata");
@@ -86,10 +99,13 @@ auto file::metadata() const -> result<file_metadata> {
   auto const time = [](os::timestamp t) {
     return file_metadata::time{std::chrono::seconds{t.seconds} + std::chrono::nanoseconds{t.nanoseconds}};
   };
-  auto const born = retry([&] { return os::birth_time(state_->descriptor()); });
-  if (!born && born.error() != ENOSYS &&
-      born.error() != EPERM) { // EPERM: from containers that do not let the call through
+  auto const born = creation_time(*state_);
+  if (!born) {
     return state_->fail(born.error(), "read the metadata of");
+  }
+  std::optional<file_metadata::time> created;
+  if (auto const known = *born) {
+    created = time(*known);
   }
   return file_metadata{
       .size = size,
@@ -103,7 +119,7 @@ auto file::metadata() const -> result<file_metadata> {
       .accessed = time(status->accessed),
       .modified = time(status->modified),
       .status_changed = time(status->changed),
-      .created = born && *born ? std::optional{time(**born)} : std::nullopt,
+      .created = created,
       .identity = state_->identity,
   };
 }
