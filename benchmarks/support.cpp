@@ -10,7 +10,6 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <sys/mman.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -121,12 +120,6 @@ void settle() {
       checked(::open(chosen.folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open the data folder");
   checked(::syncfs(folder), "sync the data folder");
   checked(::close(folder), "close");
-}
-
-void warm_memory(std::size_t size) {
-  auto* const memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-  checked(reinterpret_cast<std::intptr_t>(memory), "mmap");
-  ::munmap(memory, size);
 }
 
 stopwatch::stopwatch(benchmark::State& state) : state_{&state}, start_{now()} {}

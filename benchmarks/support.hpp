@@ -53,10 +53,6 @@ auto is_durable(benchmark::State& state) -> bool;
 // Waits until nothing is left to be written on the folder's file system, so that a measurement starts at rest.
 void settle();
 
-// Touches `size` bytes of free memory. The host of a virtual machine may have taken it back, and giving it again takes
-// longer than anything measured here.
-void warm_memory(std::size_t size);
-
 // Passes on what a system call returned, unless it failed: that ends the program.
 template <class T>
 auto checked(T value, char const* what) -> T {

@@ -3,15 +3,13 @@ module;
 
 #include <atomic>
 #include <cerrno>
+#include <csetjmp>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
 #include <mutex>
 #include <span>
-
-#include <setjmp.h>
-#include <signal.h>
 
 module fmmap.os;
 
