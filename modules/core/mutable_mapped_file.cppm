@@ -102,6 +102,7 @@ public:
       : file_{std::move(other.file_)},
         mapping_{std::move(other.mapping_)},
         allocated_{std::exchange(other.allocated_, 0)},
+        allocator_{other.allocator_},
         may_move_{other.may_move_},
         remove_on_close_{std::exchange(other.remove_on_close_, false)} {}
   auto operator=(mutable_mapped_file&& other) noexcept -> mutable_mapped_file&;
@@ -311,6 +312,7 @@ private:
   [[nodiscard]] auto grow_view(std::uint64_t size) -> result<void>;
   [[nodiscard]] auto allocate_ahead(std::uint64_t size) -> int;
   void undo_growth() noexcept;
+  [[nodiscard]] auto trim_own() -> result<void>;
   void finish() noexcept;
 
   [[nodiscard, gnu::cold]] auto unwritable(std::string_view operation, byte_range range) const
@@ -339,6 +341,7 @@ private:
   file file_;
   mapping mapping_;
   std::uint64_t allocated_ = 0; // bytes with blocks behind them, counted from the start; at least the size
+  int allocator_ = 0;           // the process that has put those past the size there
   bool may_move_ = true;
   bool remove_on_close_ = false;
 };
