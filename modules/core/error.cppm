@@ -168,7 +168,8 @@ using dropped_error_handler = void (*)(error const& why) noexcept;
 
 /// Sets the handler for errors in destructors and returns the one before; null, the default, ignores them.
 ///
-/// Thread safety: may be called from any thread; the handler may be called from any thread that destroys a handle.
+/// Thread safety: may be called from any thread; the handler may be called from any thread that destroys a handle. Fork: the
+/// child's too. Exec: null. Exit without destruction: not called.
 auto set_dropped_error_handler(dropped_error_handler handler) noexcept -> dropped_error_handler;
 
 } // namespace fmmap

@@ -139,8 +139,9 @@ struct clone_options {
 /// The descriptor is closed on exec. Offsets and sizes are in bytes and may pass 2^32.
 ///
 /// Thread safety: const members may be called from several threads at once; others need exclusive use of the object.
-/// Fork: the child's handle refers to the same open file description. Exec: the descriptor is closed. Exit without
-/// destruction: nothing is synced.
+/// Fork: the child's handle refers to the same open file description, whose offset no call uses for a regular file; each
+/// process closes its own. Exec: the descriptor is closed. Exit without destruction: nothing is synced. What a child of a
+/// process with several threads may call is in docs/processes.md.
 class file {
 public:
   /// Opens the file at `path`.
@@ -159,7 +160,8 @@ public:
   /// Errors: `std::errc::file_exists`, or as `open`. A failed call leaves no file.
   [[nodiscard]] static auto create_new(std::filesystem::path const& path, open_options options = {}) -> result<file>;
 
-  /// Creates a file without a name on the file system of `directory`; it is gone when its last handle is.
+  /// Creates a file without a name on the file system of `directory`; it is gone when its last handle is, in whichever
+  /// process.
   ///
   /// Errors: what open(2) reports.
   [[nodiscard]] static auto temporary(std::filesystem::path const& directory) -> result<file>;
@@ -250,6 +252,9 @@ public:
   /// Blocks until done. A failure is sticky: every later sync and flush of this open file, through mappings too, reports
   /// the first error again until `rewrite` has written what may be lost.
   ///
+  /// Fork: both processes remember a failure from before. A later one only the process that met it does, and the system tells
+  /// but one of the two: let one process sync. Exec: forgotten.
+  ///
   /// Errors: `errc::not_durable` for a file in memory; `std::errc::io_error`, `std::errc::no_space_on_device` and what
   /// else the system reports. Source: fsync(2).
   [[nodiscard]] auto sync(durability level = durability::data) -> result<durability>;
@@ -312,6 +317,8 @@ struct replace_options {
 /// for the same path clears that. Where something has this name that is not such a file, or that may not be removed, or that
 /// another call is still filling, a number is appended; what a crash leaves under that name is cleared by the next call that
 /// comes to it.
+///
+/// Fork: a child forked in `fill` shares its bytes and must not return from it. Exec, exit in `fill`: as a crash.
 ///
 /// Errors: `errc::not_a_regular_file` when `path` leads to something else; `std::errc::no_space_on_device`;
 /// `std::errc::operation_not_permitted` when the owner cannot be kept; `std::errc::device_or_resource_busy` when a hundred

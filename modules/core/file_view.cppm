@@ -28,8 +28,10 @@ struct view_options {
 /// The bytes of a file, for reading, the fastest way: a small file is read into memory, a larger one mapped. What cannot
 /// be mapped, such as a pipe, a file of /proc or one on a file system without mmap, is read to its end.
 ///
-/// Thread safety: const members may be called from several threads at once. Fork: the child has the bytes. Spans end with
-/// the object; moving it keeps them.
+/// Spans end with the object; moving it keeps them.
+///
+/// Thread safety: const members may be called from several threads at once. Fork: the child has the bytes, as a copy where the
+/// file was read. Exec: gone. Exit without destruction: nothing is left to do.
 class file_view : public readable {
 public:
   /// Reads or maps the file at `path`. Reading a pipe waits for a writer and blocks until the last one has gone.

@@ -29,6 +29,7 @@ public:
 /// is as if it had never been staged.
 ///
 /// Thread safety: one thread at a time; it may be moved to another.
+/// Fork: parent and child may each run theirs, once. Exec, exit: dropped unrun.
 class [[nodiscard]] flush_job {
 public:
   explicit flush_job(std::unique_ptr<flush_work> work) noexcept;

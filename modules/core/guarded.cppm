@@ -106,7 +106,8 @@ template <std::invocable<std::span<std::byte>> Work>
 /// Signals that no guard waits for are passed on to the handler that was there before, or kill the process as they would have.
 ///
 /// Errors: what sigaction(2) reports.
-/// Thread safety: any thread. The handler is the whole process's, and a forked child has it too.
+/// Thread safety: any thread. The handler is the whole process's.
+/// Fork: the child has it too, also within a guard. In a process with several threads call this before the fork. Exec: gone.
 [[nodiscard]] auto install_fault_handler() -> result<void>;
 
 } // namespace fmmap

@@ -34,7 +34,7 @@ struct read_options {
 ///
 /// Spans of its bytes are valid as those of `mapping` are: until it is closed, destroyed or assigned to.
 ///
-/// Thread safety, fork, exec, exit: as `mapping`.
+/// Thread safety, fork, exec: as `mapping`. Exit without destruction: the file stays, also where it was to be removed.
 class mapped_file : public readable {
 public:
   /// Opens and maps the file at `path`. An empty file is an empty span.
@@ -90,6 +90,9 @@ public:
   [[nodiscard]] inline auto remove() -> result<void> { return file_.remove(); }
 
   /// Whether `close`, destruction or assignment removes the file, as `remove` does. Goes with the object when it moves.
+  ///
+  /// Fork: the first of parent and child to destroy or close its copy removes the file; set it to false in the child, or leave
+  /// that by _exit.
   inline void set_remove_on_close(bool remove) noexcept { remove_on_close_ = remove; }
   [[nodiscard]] inline auto removes_on_close() const noexcept -> bool { return remove_on_close_; }
 

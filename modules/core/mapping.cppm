@@ -51,7 +51,7 @@ struct map_options {
 };
 
 struct anonymous_options {
-  /// Shared with processes forked later.
+  /// Shared with processes forked later. What one of them adds by growing after that is its own.
   bool shared = false;
   /// For a thread's stack: the system puts no huge page there.
   bool stack = false;
@@ -75,11 +75,11 @@ enum class advice : unsigned char {
   populate_write, ///< brings pages in for writing; no space for them is an error instead of SIGBUS later
   huge_page,
   no_huge_page,
-  collapse, ///< into huge pages, now
-  dont_fork,
-  do_fork,
-  wipe_on_fork, ///< private anonymous memory only
-  keep_on_fork,
+  collapse,     ///< into huge pages, now
+  dont_fork,    ///< children have not the memory: they may close or destroy the mapping, and nothing else
+  do_fork,      ///< ends dont_fork
+  wipe_on_fork, ///< reads as zero in children; private anonymous memory only
+  keep_on_fork, ///< ends wipe_on_fork
   dont_dump,
   do_dump,
   mergeable,
@@ -106,6 +106,8 @@ struct lock_options {
 };
 
 /// Keeps a range of a mapping in memory until it goes. Overlapping locks may be released in any order.
+///
+/// Fork: holds nothing in the child, which may lock anew. Exec, exit: holds nothing any more. Source: mlock(2).
 class [[nodiscard]] memory_lock {
 public:
   inline memory_lock(memory_lock&& other) noexcept
@@ -130,6 +132,8 @@ private:
 };
 
 /// A part of a mapping that keeps the memory mapped, also when the mapping itself is gone. Copies share it.
+///
+/// Fork: the child has the bytes as it has the mapping's, and its copies keep the memory in the child only. Exec: gone.
 class shared_bytes {
 public:
   shared_bytes() noexcept = default;
@@ -164,8 +168,10 @@ private:
 ///
 /// Thread safety: const members may be called from several threads at once; others need exclusive use of the object.
 /// Concurrent access to the bytes is the program's to order, as with any memory.
-/// Fork: the child has the mapping, shared or copied as `access` says. Exec: gone. Exit: nothing is synced; what was
-/// written to a shared file mapping is in the file's page cache.
+/// Fork: the child has the mapping: the same bytes of a file, or of memory made `shared`; a copy of changed pages of a
+/// copy-on-write mapping, and of other memory; what `advice::dont_fork` and `wipe_on_fork` say. Size, protection and advice are
+/// each one's own from then on. Exec: gone. Exit: nothing is synced; what was written to a shared file mapping is in the file's
+/// page cache. All of it is in docs/processes.md.
 class mapping {
 public:
   /// Maps `options.range` of `from`. An empty range or file gives an empty mapping.

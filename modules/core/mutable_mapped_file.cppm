@@ -47,12 +47,15 @@ struct write_options {
 ///
 /// What writes bytes writes over those that are there: only `append` and `resize` make a file longer.
 ///
-/// One object at a time may change a file's size: another process that does so meanwhile is not noticed.
+/// One object at a time may change a file's size: another process that does so meanwhile is not noticed. A forked child's copy
+/// is another object.
 ///
 /// Spans of its bytes stay valid, at the same address, until one of these happens: `close`, destruction or assignment;
 /// a `resize` or `append` past the reservation, or `reserve`, which may move the mapping; a `resize` that cuts them off.
 ///
-/// Thread safety, fork, exec, exit: as `mapping`.
+/// Thread safety, exec: as `mapping`. Fork: as `mapping`; what the parent has allocated ahead stays when the child destroys or
+/// closes its copy. Exit without destruction: the file has the bytes and what was allocated ahead, and stays where it was to be
+/// removed.
 class mutable_mapped_file : public readable {
 public:
   /// Creates a file that must not exist yet.
@@ -102,6 +105,7 @@ public:
       : file_{std::move(other.file_)},
         mapping_{std::move(other.mapping_)},
         allocated_{std::exchange(other.allocated_, 0)},
+        allocator_{other.allocator_},
         may_move_{other.may_move_},
         remove_on_close_{std::exchange(other.remove_on_close_, false)} {}
   auto operator=(mutable_mapped_file&& other) noexcept -> mutable_mapped_file&;
@@ -232,7 +236,7 @@ public:
   /// Holds address space for `capacity` bytes. Errors and Invalidates: as `mapping::reserve`.
   [[nodiscard]] inline auto reserve(std::size_t capacity) -> result<void> { return mapping_.reserve(capacity); }
 
-  /// Gives back the space allocated ahead by `append`. Errors: what ftruncate(2) reports.
+  /// Gives back the space allocated ahead by `append`, in a forked child its parent's too. Errors: what ftruncate(2) reports.
   [[nodiscard]] auto shrink_to_fit() -> result<void>;
 
   /// As `mapping::flush`.
@@ -284,6 +288,9 @@ public:
 
   /// Whether `close`, destruction or assignment removes the file, as `remove` does. Goes with the object when it moves or
   /// freezes.
+  ///
+  /// Fork: the first of parent and child to destroy or close its copy removes the file; set it to false in the child, or leave
+  /// that by _exit.
   inline void set_remove_on_close(bool remove) noexcept { remove_on_close_ = remove; }
   [[nodiscard]] inline auto removes_on_close() const noexcept -> bool { return remove_on_close_; }
 
@@ -312,6 +319,7 @@ private:
   [[nodiscard]] auto grow_view(std::uint64_t size) -> result<void>;
   [[nodiscard]] auto allocate_ahead(std::uint64_t size) -> int;
   void undo_growth() noexcept;
+  [[nodiscard]] auto trim_own() -> result<void>;
   void finish() noexcept;
 
   [[nodiscard, gnu::cold]] auto unwritable(std::string_view operation, byte_range range) const
@@ -359,6 +367,7 @@ private:
   file file_;
   mapping mapping_;
   std::uint64_t allocated_ = 0; // bytes with blocks behind them, counted from the start; at least the size
+  int allocator_ = 0;           // the process that has put those past the size there
   bool may_move_ = true;
   bool remove_on_close_ = false;
 };

@@ -163,6 +163,7 @@ auto mutable_mapped_file::operator=(mutable_mapped_file&& other) noexcept -> mut
     mapping_ = std::move(other.mapping_);
     file_ = std::move(other.file_);
     allocated_ = std::exchange(other.allocated_, 0);
+    allocator_ = other.allocator_;
     may_move_ = other.may_move_;
     remove_on_close_ = std::exchange(other.remove_on_close_, false);
   }
@@ -175,7 +176,7 @@ void mutable_mapped_file::finish() noexcept {
   if (!file_.is_open()) {
     return;
   }
-  if (auto const trimmed = shrink_to_fit(); !trimmed) {
+  if (auto const trimmed = trim_own(); !trimmed) {
     drop(trimmed.error());
   }
   if (remove_on_close_) {
@@ -208,6 +209,12 @@ auto mutable_mapped_file::shrink_to_fit() -> result<void> {
   }
   allocated_ = size();
   return {};
+}
+
+// Gives back what is allocated ahead, unless a parent has allocated it: it may be appending at this moment, and what comes
+// between the look at the size and the cut would be lost.
+auto mutable_mapped_file::trim_own() -> result<void> {
+  return allocated_ > size() && allocator_ != os::process_id() ? result<void>{} : shrink_to_fit();
 }
 
 // Makes the view `size` bytes long after the file has become so, moving it where it must.
@@ -296,6 +303,7 @@ auto mutable_mapped_file::allocate_ahead(std::uint64_t size) -> int {
     auto const done = retry([&] { return os::allocate(target.descriptor(), begin, end - begin, true); });
     if (done) {
       allocated_ = end;
+      allocator_ = os::process_id();
     }
     return done ? 0 : done.error();
   };
@@ -398,7 +406,7 @@ auto mutable_mapped_file::freeze(bool executable) -> result<mapped_file> {
   if (!file_.is_open()) {
     return closed_handle("freeze");
   }
-  if (auto const trimmed = shrink_to_fit(); !trimmed) {
+  if (auto const trimmed = trim_own(); !trimmed) {
     return std::unexpected(trimmed.error());
   }
   if (auto const frozen = mapping_.protect(access::read_only, executable); !frozen) {
@@ -414,7 +422,7 @@ auto mutable_mapped_file::close() -> result<void> {
   if (!file_.is_open()) {
     return closed_handle("close");
   }
-  auto trimmed = shrink_to_fit();
+  auto trimmed = trim_own();
   auto removed = std::exchange(remove_on_close_, false) ? remove_if_named(file_) : result<void>{};
   auto unmapped = mapping_.close();
   return first_error(first_error(first_error(std::move(trimmed), std::move(removed)), std::move(unmapped)),

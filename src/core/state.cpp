@@ -442,12 +442,42 @@ void region::remember(int advice, os::interval pages) {
   } else {
     given_.push_back({.advice = advice, .pages = pages});
   }
+  if (advice == os::advice_value::dont_fork && keeper_ == 0) {
+    keeper_ = os::process_id();
+  }
+}
+
+// Of pages that were kept from this process, by `dont_fork` in its parent, the addresses are free or somebody else's by now.
+// Without memory of its own: nothing but the system call can fail here.
+auto region::unmap_what_is_here(std::size_t length) noexcept -> os::outcome<void> {
+  auto const inherited = keeper_ != os::process_id();
+  os::outcome<void> outcome;
+  for (std::uint64_t at = 0; at < length;) {
+    std::uint64_t end = length;
+    bool kept = false;
+    for (auto const& [advice, pages] : given_) {
+      if (!inherited || property_of(advice) != property_of(os::advice_value::dont_fork) || pages.end <= at) {
+        continue;
+      }
+      auto const about_this = pages.begin <= at;
+      kept = about_this ? advice == os::advice_value::dont_fork : kept;
+      end = std::min(end, about_this ? pages.end : pages.begin);
+    }
+    if (!kept) {
+      if (auto const done = os::unmap(base_ + at, static_cast<std::size_t>(end - at)); !done) {
+        outcome = done;
+      }
+    }
+    at = end;
+  }
+  return outcome;
 }
 
 auto region::take_advice_of(region const& other) -> os::outcome<void> {
   {
     std::scoped_lock const guard{other.mutex_};
     given_ = other.given_;
+    keeper_ = other.keeper_ == 0 ? 0 : os::process_id();
   }
   return repeat_advice({.begin = 0, .end = length_});
 }

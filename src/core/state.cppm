@@ -230,6 +230,9 @@ public:
 
   [[nodiscard]] inline auto unmap() -> os::outcome<void> {
     auto const length = std::exchange(length_, 0);
+    if (keeper_ != 0) [[unlikely]] {
+      return unmap_what_is_here(length);
+    }
     return length == 0 ? os::outcome<void>{} : os::unmap(base_, length);
   }
 
@@ -260,6 +263,7 @@ private:
   friend auto is_shared(region const& object) noexcept -> bool;
 
   inline region(std::size_t unit, os::map_flags flags) noexcept : flags{flags}, unit_{unit} {}
+  [[nodiscard]] auto unmap_what_is_here(std::size_t length) noexcept -> os::outcome<void>;
 
   std::atomic<unsigned> owners_{1};
   std::byte* base_ = nullptr;
@@ -272,6 +276,7 @@ private:
     os::interval pages;
   };
   std::vector<given_advice> given_;
+  int keeper_ = 0; // the process that has kept pages from its children, once one has
 };
 
 // Whether it has more than one owner.

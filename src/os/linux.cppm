@@ -481,6 +481,9 @@ inline auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
   return done ? outcome<std::uint64_t>{limit.rlim_cur} : std::unexpected(done.error());
 }
 
+// The process, whose number a forked child does not share. Never fails.
+inline auto process_id() noexcept -> int { return ::getpid(); }
+
 // The system's page size in bytes, read once.
 inline auto page_size() noexcept -> std::size_t {
   static auto const size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));

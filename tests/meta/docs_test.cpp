@@ -202,6 +202,60 @@ auto documents() -> std::vector<fs::path> {
   return found;
 }
 
+// The cells of a row of a table, without the bars.
+auto cells_of(std::string_view row) -> std::vector<std::string> {
+  std::vector<std::string> cells;
+  row = trimmed(row);
+  while (row.starts_with('|') && row.size() > 1) {
+    row.remove_prefix(1);
+    auto const end = std::min(row.find('|'), row.size());
+    cells.emplace_back(trimmed(row.substr(0, end)));
+    row.remove_prefix(end);
+  }
+  return cells;
+}
+
+// The test cases of a source, by suite.
+auto cases_by_suite(std::string const& source) -> std::map<std::string, std::vector<std::string>> {
+  std::map<std::string, std::vector<std::string>> cases;
+  std::string suite;
+  for (auto const& line : lines_of(source)) {
+    auto const argument = [&](std::string_view macro) {
+      auto const text = std::string_view{line.text}.substr(macro.size());
+      return std::string{text.substr(0, text.find_first_of(",)"))};
+    };
+    constexpr std::string_view begin = "BOOST_AUTO_TEST_SUITE(";
+    constexpr std::string_view test = "BOOST_AUTO_TEST_CASE(";
+    if (line.text.starts_with(begin)) {
+      suite = argument(begin);
+    } else if (line.text.starts_with(test)) {
+      cases[suite].push_back(argument(test));
+    }
+  }
+  return cases;
+}
+
+// The classes that an interface unit exports.
+auto exported_classes(std::string const& source) -> std::vector<std::string> {
+  std::vector<std::string> names;
+  auto const from = std::min(source.find("export namespace fmmap"), source.size());
+  for (auto const& line : lines_of(source.substr(from))) {
+    auto text = std::string_view{line.text};
+    for (std::string_view const prefix : {"class ", "[[nodiscard]] "}) {
+      if (text.starts_with(prefix)) {
+        text.remove_prefix(prefix.size());
+      } else if (prefix == "class ") {
+        text = {};
+      }
+    }
+    auto const end = text.find_first_of(" ;");
+    if (end != std::string_view::npos && text[end] == ' ') { // declarations alone are of classes defined elsewhere
+      names.emplace_back(text.substr(0, end));
+    }
+  }
+  return names;
+}
+
 auto place(fs::path const& path, std::size_t line) -> std::string {
   return path.lexically_relative(repository()).string() + ":" + std::to_string(line) + ": ";
 }
@@ -274,6 +328,51 @@ BOOST_AUTO_TEST_CASE(name_tools_and_presets_that_exist) {
   BOOST_TEST(commands > 0U);
 }
 
+// docs/processes.md: the last column is a suite, and each other column but the first has a case there.
+BOOST_AUTO_TEST_CASE(show_each_cell_of_the_table_of_fork_exec_and_exit_by_a_test) {
+  auto const path = repository() / "docs" / "processes.md";
+  auto const cases = cases_by_suite(read_text(repository() / "tests" / "core" / "processes_test.cpp"));
+  std::set<std::string> shown;
+  for (auto const& line : parse(read_text(path)).prose) {
+    auto const cells = cells_of(line.text);
+    if (cells.size() != 5 || cells[4] == "suite" || cells[4].starts_with("---")) {
+      continue;
+    }
+    auto const suite = cells[4].size() > 2 ? cells[4].substr(1, cells[4].size() - 2) : std::string{};
+    auto const found = cases.find(suite);
+    if (found == cases.end()) {
+      BOOST_ERROR(place(path, line.number) << "there is no suite " << cells[4]);
+      continue;
+    }
+    shown.insert(suite);
+    for (std::string_view const column : {"after_fork_", "after_exec_", "at_exit_"}) {
+      if (std::ranges::none_of(found->second, [&](std::string const& name) { return name.starts_with(column); })) {
+        BOOST_ERROR(place(path, line.number) << suite << " has no case that begins with " << column);
+      }
+    }
+  }
+  BOOST_TEST(shown.size() >= 20U);
+  for (auto const& [suite, names] : cases) {
+    if (names.front().starts_with("after_fork_") && !shown.contains(suite)) {
+      BOOST_ERROR("no row of docs/processes.md names the suite " << suite);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(say_of_each_class_what_becomes_of_it_by_fork_exec_and_exit) {
+  auto const text = read_text(repository() / "docs" / "processes.md");
+  std::size_t classes = 0;
+  for (auto const& entry : fs::directory_iterator{repository() / "modules" / "core"}) {
+    for (auto const& name : exported_classes(read_text(entry.path()))) {
+      ++classes;
+      if (text.find('`' + name + '`') == std::string::npos) {
+        BOOST_ERROR("docs/processes.md says nothing of " << name);
+      }
+    }
+  }
+  BOOST_TEST(classes >= 15U);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 // The checks above have to find what they are for.
@@ -307,6 +406,21 @@ BOOST_AUTO_TEST_CASE(finds_lines_that_no_source_has_in_that_order) {
   BOOST_TEST(!first_stranger(block("    b;\n\n  c;\n"), source).has_value());
   BOOST_TEST(first_stranger(block("a;\nc;\nb;\n"), source)->number == 3U);
   BOOST_TEST(stranger_to_all(block("a;\nx;\n"), {source, lines_of("y;\n")})->text == "x;");
+}
+
+BOOST_AUTO_TEST_CASE(finds_the_cells_of_a_table_and_the_cases_of_a_suite) {
+  BOOST_TEST((cells_of("| a | `b` c ||") == std::vector<std::string>{"a", "`b` c", ""}));
+  BOOST_TEST(cells_of("no table").empty());
+  auto const cases = cases_by_suite("BOOST_AUTO_TEST_SUITE(one, *x())\nBOOST_AUTO_TEST_CASE(first) {\n}\n"
+                                    "BOOST_AUTO_TEST_SUITE(two)\nBOOST_AUTO_TEST_CASE(second) {\n");
+  BOOST_TEST((cases.at("one") == std::vector<std::string>{"first"}));
+  BOOST_TEST((cases.at("two") == std::vector<std::string>{"second"}));
+}
+
+BOOST_AUTO_TEST_CASE(finds_the_classes_that_are_exported) {
+  auto const names = exported_classes("class hidden {\nexport namespace fmmap {\nclass later;\nclass one {\n"
+                                      "class [[nodiscard]] two {\nclass three : public one {\n// class four {\n");
+  BOOST_TEST((names == std::vector<std::string>{"one", "two", "three"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
