@@ -55,12 +55,6 @@ namespace {
 
 constexpr std::size_t roomy = std::size_t{1} << 30;
 
-auto blocks_of(std::filesystem::path const& path) -> std::uint64_t {
-  struct stat status{};
-  BOOST_REQUIRE(::stat(path.c_str(), &status) == 0);
-  return static_cast<std::uint64_t>(status.st_blocks) * 512;
-}
-
 auto entries_in(scratch const& s) -> std::ptrdiff_t {
   return std::ranges::distance(std::filesystem::directory_iterator{s.folder()});
 }

@@ -49,12 +49,6 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
-auto blocks_of(std::filesystem::path const& path) -> std::uint64_t {
-  struct stat status{};
-  BOOST_REQUIRE(::stat(path.c_str(), &status) == 0);
-  return static_cast<std::uint64_t>(status.st_blocks) * 512;
-}
-
 // The errors that destructors report, of one test.
 std::vector<std::string> dropped;
 

@@ -73,12 +73,6 @@ auto starts_with(std::span<std::byte const> bytes, std::string_view text) -> boo
   return text_of(bytes).starts_with(text);
 }
 
-auto blocks_of(std::filesystem::path const& path) -> std::uint64_t {
-  struct stat status{};
-  BOOST_REQUIRE(::stat(path.c_str(), &status) == 0);
-  return static_cast<std::uint64_t>(status.st_blocks) * 512;
-}
-
 auto entries_in(scratch const& s) -> std::ptrdiff_t {
   return std::ranges::distance(std::filesystem::directory_iterator{s.folder()});
 }

@@ -14,6 +14,8 @@
 #include <utility>
 #include <vector>
 
+#include <sys/stat.h>
+
 // A folder of its own for a test, gone with it. Below FMMAP_SCRATCH when set, else below the working directory, which
 // CTest makes one in the build folder: on a real file system, where memory is not.
 class scratch {
@@ -60,6 +62,15 @@ inline auto read_back(std::filesystem::path const& path) -> std::string {
   std::ostringstream text; // and not byte by byte, which tests of thousands of files would feel
   text << in.rdbuf();
   return std::move(text).str();
+}
+
+// The bytes of the blocks that a file has on its disk.
+inline auto blocks_of(std::filesystem::path const& path) -> std::uint64_t {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) {
+    throw std::runtime_error("cannot stat " + path.string());
+  }
+  return static_cast<std::uint64_t>(status.st_blocks) * 512;
 }
 
 inline auto text_of(std::span<std::byte const> bytes) -> std::string_view {
