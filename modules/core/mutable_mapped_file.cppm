@@ -81,9 +81,10 @@ public:
 
   /// Creates a file of `size` bytes in memory, for what needs the interface and no disk. `name` shows up in /proc only.
   ///
-  /// It grows as any other; what would make it durable is `errc::not_durable`, and it has no name to `remove`.
+  /// It grows as any other; what would make it durable is `errc::not_durable`, and it has no name to `remove`. Its pages are
+  /// taken from the system as they are touched.
   ///
-  /// Errors: `std::errc::no_space_on_device`; as `file::in_memory` and `mapping::map`.
+  /// Errors: as `file::in_memory` and `mapping::map`.
   [[nodiscard]] static auto in_memory(std::string_view name, std::uint64_t size, write_options options = {})
       -> result<mutable_mapped_file>;
 

@@ -30,13 +30,23 @@ auto refuse_size(std::string_view path) -> std::unexpected<error> {
   return failure(errc::invalid_options, "open", path, {}, "a size would reach the file, copy-on-write never does");
 }
 
+// Makes a file `size` bytes long with blocks behind the new bytes. Returns 0 or an errno; the size is then `old` again. A
+// file in memory gets its pages as they are touched: it is the only disk that takes the whole machine with it when it is full.
+auto grow_with_blocks(open_file const& target, std::uint64_t old, std::uint64_t size) -> int {
+  if (!target.in_memory) {
+    return allocate_blocks(target, {.begin = old, .end = size}, old);
+  }
+  auto const done = retry([&] { return os::set_size(target.descriptor(), size); });
+  return done ? 0 : done.error();
+}
+
 // Maps a file that is `size` bytes long for writing, and gives it the size it is to have when it is empty. What fails leaves
 // it as it was.
 auto size_and_map(counted<open_file> const& target, std::uint64_t size, write_options const& options)
     -> result<mapping> {
   auto const grow = size == 0 && options.size > 0;
   if (grow) {
-    if (auto const code = allocate_blocks(*target, {.begin = 0, .end = options.size}, 0); code != 0) {
+    if (auto const code = grow_with_blocks(*target, 0, options.size); code != 0) {
       return target->fail(code, "allocate", byte_range{.offset = 0, .length = options.size});
     }
   }
@@ -266,7 +276,7 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
   auto const old = this->size();
   byte_range const range{.offset = 0, .length = size};
   if (size > old) {
-    if (auto const code = allocate_blocks(target, {.begin = old, .end = size}, old); code != 0) {
+    if (auto const code = grow_with_blocks(target, old, size); code != 0) {
       allocated_ = old; // setting the size back has freed what was ahead
       return target.fail(code, "resize to", range);
     }
@@ -297,6 +307,9 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
 // Puts blocks behind the file up to `size`, and as many again, without changing its size. Returns 0 or an errno.
 auto mutable_mapped_file::allocate_ahead(std::uint64_t size) -> int {
   auto const& target = *handle_access::state(file_);
+  if (target.in_memory) {
+    return 0;
+  }
   auto const from = std::max(allocated_, this->size());
   auto const ahead = std::clamp(this->size(), least_ahead, most_ahead);
   auto const allocate = [&](std::uint64_t begin, std::uint64_t end) -> int {
@@ -382,7 +395,7 @@ auto mutable_mapped_file::fill(byte_range range, std::byte value) -> result<void
   }
   auto const& target = *handle_access::state(file_);
   auto const end = range.offset + to->size();
-  if (mapping_.access() == access::read_write) {
+  if (mapping_.access() == access::read_write && !target.in_memory) {
     if (auto const code = allocate_blocks(target, {.begin = range.offset, .end = end}, end); code != 0) {
       return target.fail(code, "fill", range);
     }

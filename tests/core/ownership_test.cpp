@@ -337,6 +337,12 @@ BOOST_AUTO_TEST_CASE(in_memory_grows_and_reads_as_any_other) {
   BOOST_TEST(fails(m.flush(), errc::not_durable));
   BOOST_TEST(fails(m.resize(page, fmmap::durability::data), errc::not_durable));
   BOOST_TEST(fails(m.remove(), std::errc::no_such_file_or_directory));
+  auto const much = std::uint64_t{1} << (sanitized ? 34U : 40U); // without them, more than any memory here
+  auto large = or_throw(mutable_mapped_file::in_memory("large", much));
+  or_throw(large.append(bytes_of("more")));
+  or_throw(large.resize(2 * much));
+  or_throw(large.fill({.offset = much, .length = page}, std::byte{1}));
+  BOOST_TEST(or_throw(large.metadata()).allocated_bytes < 100 * page);
   auto const empty = or_throw(mutable_mapped_file::in_memory("", 0));
   BOOST_TEST(empty.empty());
   BOOST_TEST(fails(mutable_mapped_file::in_memory("huge", UINT64_MAX), std::errc::file_too_large));
