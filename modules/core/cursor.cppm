@@ -44,7 +44,7 @@ public:
   [[nodiscard]] inline auto at_end() const noexcept -> bool { return remaining() == 0; }
 
   /// Goes to `position`; the end is one. Errors: `errc::out_of_range`; the position is then as before.
-  inline auto seek(std::uint64_t position) -> result<void> {
+  [[nodiscard]] inline auto seek(std::uint64_t position) -> result<void> {
     if (position > bytes_.size()) [[unlikely]] {
       return outside("seek to", path_, {.offset = position, .length = 0}, bytes_.size(), base_);
     }
@@ -53,7 +53,7 @@ public:
   }
 
   /// Goes `length` bytes on. Errors: `errc::out_of_range`; the position is then as before.
-  inline auto skip(std::size_t length) -> result<void> {
+  [[nodiscard]] inline auto skip(std::size_t length) -> result<void> {
     if (length > remaining()) [[unlikely]] {
       return outside_here("skip", length);
     }
@@ -78,7 +78,7 @@ protected:
 
   [[nodiscard, gnu::cold]] inline auto outside_here(std::string_view operation, std::size_t length) const
       -> std::unexpected<error> {
-    return outside(operation, path_, {.offset = position_, .length = length}, bytes_.size(), base_);
+    return outside(operation, path_, exactly(position_, length), bytes_.size(), base_);
   }
 
   std::span<Byte> bytes_;
@@ -140,6 +140,9 @@ public:
   [[nodiscard]] auto view(std::size_t count) -> result<std::span<T const>> {
     if (count > remaining() / sizeof(T)) [[unlikely]] {
       return outside_here("view", count > to_end / sizeof(T) ? to_end : count * sizeof(T));
+    }
+    if (count == 0) {
+      return std::span<T const>{};
     }
     auto const* const from = bytes_.data() + position_;
     if (!is_aligned_for<T>(from)) [[unlikely]] {
@@ -203,7 +206,7 @@ public:
 
   /// Writes the bytes of `value` as they are in memory. Errors: `errc::out_of_range`.
   template <plain_data T>
-  auto write(std::type_identity_t<T> const& value) -> result<void> {
+  [[nodiscard]] auto write(std::type_identity_t<T> const& value) -> result<void> {
     auto* const to = take(sizeof(T));
     if (to == nullptr) [[unlikely]] {
       return outside_here("write", sizeof(T));
@@ -214,13 +217,13 @@ public:
 
   /// Writes a number, its least significant byte first. Errors: `errc::out_of_range`.
   template <number T>
-  auto write_le(std::type_identity_t<T> value) -> result<void> {
+  [[nodiscard]] auto write_le(std::type_identity_t<T> value) -> result<void> {
     return write_number<T>(value, std::endian::little);
   }
 
   /// Writes a number, its most significant byte first. Errors: `errc::out_of_range`.
   template <number T>
-  auto write_be(std::type_identity_t<T> value) -> result<void> {
+  [[nodiscard]] auto write_be(std::type_identity_t<T> value) -> result<void> {
     return write_number<T>(value, std::endian::big);
   }
 
@@ -234,7 +237,7 @@ public:
   }
 
   /// Writes all of `in`. Errors: `errc::out_of_range`.
-  inline auto write_exactly(std::span<std::byte const> in) -> result<void> {
+  [[nodiscard]] inline auto write_exactly(std::span<std::byte const> in) -> result<void> {
     if (in.size() > remaining()) [[unlikely]] {
       return outside_here("write", in.size());
     }
@@ -247,7 +250,7 @@ public:
 
 private:
   template <number T>
-  auto write_number(T value, std::endian order) -> result<void> {
+  [[nodiscard]] auto write_number(T value, std::endian order) -> result<void> {
     auto* const to = take(sizeof(T));
     if (to == nullptr) [[unlikely]] {
       return outside_here("write", sizeof(T));

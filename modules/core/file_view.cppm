@@ -36,7 +36,7 @@ class file_view : public readable {
 public:
   /// Reads or maps the file at `path`. Reading a pipe waits for a writer and blocks until the last one has gone.
   ///
-  /// Errors: `std::errc::is_a_directory`; `errc::symbolic_link`; `errc::invalid_options` for `symlinks::refuse_all`;
+  /// Errors: `std::errc::is_a_directory`; `errc::symbolic_link`;
   /// `std::errc::not_enough_memory` where neither a mapping nor a copy of the file fits into the process; or what open(2),
   /// mmap(2) and read(2) report.
   [[nodiscard]] static auto open(std::filesystem::path const& path, view_options options = {}) -> result<file_view>;

@@ -56,6 +56,11 @@ auto call_guarded(std::span<Byte> memory, Work& work) -> result<std::invoke_resu
   return *std::move(context.outcome);
 }
 
+// What work is given of memory: writable where that is.
+template <class Memory>
+using guarded_span = std::conditional_t<std::convertible_to<Memory, std::span<std::byte>>, std::span<std::byte>,
+                                        std::span<std::byte const>>;
+
 } // namespace fmmap
 
 export namespace fmmap {
@@ -65,8 +70,9 @@ export namespace fmmap {
 /// What would raise SIGBUS is an error: another process has made the file shorter, or its device has failed. `to` then holds
 /// a part of the bytes, or none.
 ///
-/// Errors: `errc::truncated`; `errc::device_fault`; `errc::out_of_range` when `to` is too small; as `install_fault_handler`.
-/// Thread safety: any thread, at any time; also while another makes the file shorter.
+/// Errors: `errc::truncated`; `errc::device_fault`; `std::errc::no_space_on_device` on file systems where reading a hole takes a
+/// page (tmpfs); `errc::out_of_range` when `to` is too small; as `install_fault_handler`.
+/// Thread safety: as `guarded`; also while another thread makes the file shorter.
 [[nodiscard]] auto guarded_copy_out(std::span<std::byte const> from, std::span<std::byte> to) -> result<void>;
 
 /// Copies `from`, ordinary memory, to `to`, bytes of a mapping, as `guarded_copy_out` does the other way.
@@ -79,25 +85,18 @@ export namespace fmmap {
 /// It is then left where it was, as by longjmp: no destructor runs. So at the time of an access to `memory` it must not own
 /// anything (memory, a lock, a file), and neither may what it calls: copy out, compare, sum, parse into variables outside.
 /// Nor may it suspend a coroutine, or return later what refers to `memory` unguarded. What it throws passes through. Guards
-/// may be nested.
+/// may be nested. Work that writes is given a span of `std::byte`, not const.
 ///
 /// Faults elsewhere, and those of other threads, go to the handler that was there before. So do faults while the system itself
 /// reads or writes `memory` in a system call: that fails with EFAULT.
 ///
 /// Errors: `errc::truncated`; `errc::device_fault`; `std::errc::no_space_on_device`; as `install_fault_handler`.
-/// Thread safety: any thread, at any time.
-template <std::invocable<std::span<std::byte const>> Work>
-[[nodiscard]] auto guarded(std::span<std::byte const> memory, Work work)
-    -> result<std::invoke_result_t<Work&, std::span<std::byte const>>> {
-  return call_guarded(memory, work);
-}
-
-/// The same for bytes that are written.
-template <std::invocable<std::span<std::byte>> Work>
-  requires(!std::invocable<Work, std::span<std::byte const>>)
-[[nodiscard]] auto guarded(std::span<std::byte> memory, Work work)
-    -> result<std::invoke_result_t<Work&, std::span<std::byte>>> {
-  return call_guarded(memory, work);
+/// Thread safety: any thread that does not block SIGBUS, which the system answers with death; not in a signal handler that
+/// may interrupt an allocation, since an error is one.
+template <std::convertible_to<std::span<std::byte const>> Memory, class Work>
+  requires std::invocable<Work&, guarded_span<Memory>>
+[[nodiscard]] auto guarded(Memory&& memory, Work work) -> result<std::invoke_result_t<Work&, guarded_span<Memory>>> {
+  return call_guarded(guarded_span<Memory>{memory}, work);
 }
 
 /// Sets the process's handler of SIGBUS to the one that guards need, unless it is that already. The first guard does so by

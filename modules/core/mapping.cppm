@@ -227,7 +227,7 @@ public:
   /// Whether there is memory or a file behind the object: false when closed or moved from.
   [[nodiscard]] inline auto is_open() const noexcept -> bool { return open_; }
 
-  /// Makes the mapping `size` bytes long without moving it. A file must already reach that far.
+  /// Makes the mapping `size` bytes long without moving it. To become longer, the file must already reach that far.
   ///
   /// Errors: `errc::reservation_exceeded` past `capacity`; `errc::out_of_range` past the file's end; of memory without a
   /// file `errc::read_only`, and `errc::in_use` when a `shared_bytes` or `memory_lock` would be cut off; nothing has

@@ -45,7 +45,8 @@ struct write_options {
 
 /// A file, mapped for reading and writing, that can grow.
 ///
-/// What writes bytes writes over those that are there: only `append` and `resize` make a file longer.
+/// What writes bytes writes over those that are there: only `append` and `resize` make a file longer. What is stored into a hole
+/// of a sparse file is SIGBUS when the disk is full; `fill`, `append`, `resize` and `guarded_copy_in` make that an error.
 ///
 /// One object at a time may change a file's size: another process that does so meanwhile is not noticed. A forked child's copy
 /// is another object.
@@ -89,6 +90,7 @@ public:
       -> result<mutable_mapped_file>;
 
   /// Creates a file of `options.size` bytes without a name on the file system of `directory`; it is gone when it is closed.
+  /// What is about names and permissions has no meaning here.
   ///
   /// Errors: as `file::temporary` and `create`.
   [[nodiscard]] static auto temporary(std::filesystem::path const& directory, write_options options = {})
@@ -122,13 +124,13 @@ public:
 
   /// `length` bytes at `offset`. Errors: `errc::out_of_range`; `errc::read_only` while `protect` keeps them from being written.
   [[nodiscard]] inline auto writable_bytes(std::uint64_t offset, std::size_t length) -> result<std::span<std::byte>> {
-    return writable_exactly("view", {.offset = offset, .length = length});
+    return writable_exactly("view", exactly(offset, length));
   }
 
   /// `count` objects from `offset` on, where they lie. Errors: as `view` and `writable_bytes`.
   template <plain_data T>
   [[nodiscard]] auto writable_view(std::uint64_t offset, std::size_t count) -> result<std::span<T>> {
-    return writable_objects<T>({.offset = offset, .length = bytes_of<T>(count)});
+    return writable_objects<T>(exactly(offset, bytes_of<T>(count)));
   }
 
   /// All objects from `offset` to the end, where they lie; the last has to be whole. Errors: as with a count.
@@ -158,8 +160,8 @@ public:
   }
 
   /// Copies bytes to `offset` on, all of them. Errors: as `writable_bytes`; nothing is written then.
-  inline auto write_exactly(std::uint64_t offset, std::span<std::byte const> in) -> result<void> {
-    auto const to = writable_exactly("write", {.offset = offset, .length = in.size()});
+  [[nodiscard]] inline auto write_exactly(std::uint64_t offset, std::span<std::byte const> in) -> result<void> {
+    auto const to = writable_exactly("write", exactly(offset, in.size()));
     if (!to) [[unlikely]] {
       return std::unexpected(to.error());
     }
@@ -171,7 +173,7 @@ public:
 
   /// Writes the bytes of `value`, as they are in memory, to `offset`. Errors: as `writable_bytes`.
   template <plain_data T>
-  auto write(std::uint64_t offset, std::type_identity_t<T> const& value) -> result<void> {
+  [[nodiscard]] auto write(std::uint64_t offset, std::type_identity_t<T> const& value) -> result<void> {
     auto const all = writable_bytes();
     if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
       return unwritable("write", {.offset = offset, .length = sizeof(T)});
@@ -182,27 +184,28 @@ public:
 
   /// Writes a number to `offset`, its least significant byte first. Errors: as `writable_bytes`.
   template <number T>
-  auto write_le(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
+  [[nodiscard]] auto write_le(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
     return write_number<T>(offset, value, std::endian::little);
   }
 
   /// Writes a number to `offset`, its most significant byte first. Errors: as `writable_bytes`.
   template <number T>
-  auto write_be(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
+  [[nodiscard]] auto write_be(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
     return write_number<T>(offset, value, std::endian::big);
   }
 
   /// Sets the bytes of `range` to `value`.
   ///
-  /// Holes get blocks first, so that a full disk is an error here and not SIGBUS: nothing is written then.
+  /// Holes get blocks first, so that a full disk is an error here and not SIGBUS: nothing is written then. Where blocks are no
+  /// guarantee (btrfs), the error's range is what has not been written.
   ///
   /// Errors: as `writable_bytes`; `std::errc::no_space_on_device`, and what else fallocate(2) and madvise(2) report.
-  auto fill(byte_range range, std::byte value) -> result<void>;
+  [[nodiscard]] auto fill(byte_range range, std::byte value) -> result<void>;
 
   /// Sets the bytes of `range` to zero, as `fill` does. `discard` gives the memory and blocks of whole pages back instead.
   ///
   /// Errors: as `fill`.
-  inline auto zero(byte_range range) -> result<void> { return fill(range, std::byte{0}); }
+  [[nodiscard]] inline auto zero(byte_range range) -> result<void> { return fill(range, std::byte{0}); }
 
   /// Writes over the bytes of `range` one after the other. Positions are counted from the start of the range.
   ///
@@ -319,7 +322,7 @@ private:
   [[nodiscard]] auto freeze(bool executable) -> result<mapped_file>;
   [[nodiscard]] auto grow_view(std::uint64_t size) -> result<void>;
   [[nodiscard]] auto allocate_ahead(std::uint64_t size) -> int;
-  void undo_growth() noexcept;
+  void undo_growth(std::uint64_t own_end) noexcept;
   [[nodiscard]] auto trim_own() -> result<void>;
   void finish() noexcept;
 
@@ -349,6 +352,9 @@ private:
     if (!part) [[unlikely]] {
       return std::unexpected(part.error());
     }
+    if (part->empty()) {
+      return std::span<T>{};
+    }
     if (!is_aligned_for<T>(part->data())) [[unlikely]] {
       return misaligned(path(), range, alignof(T));
     }
@@ -356,7 +362,7 @@ private:
   }
 
   template <number T>
-  auto write_number(std::uint64_t offset, T value, std::endian order) -> result<void> {
+  [[nodiscard]] auto write_number(std::uint64_t offset, T value, std::endian order) -> result<void> {
     auto const all = writable_bytes();
     if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
       return unwritable("write", {.offset = offset, .length = sizeof(T)});

@@ -77,7 +77,7 @@ auto load(std::byte const* from, std::endian order) noexcept -> T {
 
 template <plain_data T>
 void store(std::byte* to, T const& value) noexcept {
-  std::memcpy(to, &value, sizeof(T));
+  std::memmove(to, &value, sizeof(T)); // the value may lie in the file too
 }
 
 template <number T>

@@ -7,6 +7,8 @@ module;
 
 export module fmmap.core:range;
 
+static_assert(sizeof(std::size_t) == 8, "fmmap is for systems with 64-bit addresses");
+
 export namespace fmmap {
 
 /// The length of a range that reaches to the end of whatever it is a range of.
@@ -28,5 +30,14 @@ inline constexpr byte_range whole{};
 
 /// The system's page size in bytes.
 [[nodiscard]] auto system_page_size() noexcept -> std::size_t;
+
+} // namespace fmmap
+
+namespace fmmap {
+
+// A range whose length is a length, however large, for the message of an error.
+constexpr auto exactly(std::uint64_t offset, std::size_t length) noexcept -> byte_range {
+  return {.offset = offset, .length = length == to_end ? to_end - 1 : length};
+}
 
 } // namespace fmmap

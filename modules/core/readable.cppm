@@ -55,13 +55,21 @@ export namespace fmmap {
 ///
 /// Errors, of every function: `errc::out_of_range`, naming what was asked for and what there is; `errc::closed`.
 class readable {
+protected:
+  readable() noexcept = default;
+  readable(readable const&) noexcept = default;
+  readable(readable&&) noexcept = default;
+  auto operator=(readable const&) noexcept -> readable& = default;
+  auto operator=(readable&&) noexcept -> readable& = default;
+  ~readable() = default;
+
 public:
   /// `length` bytes at `offset`, where they lie. `to_end` is a length like any other here: it may have come from a file.
   [[nodiscard]] auto bytes(this auto const& self, std::uint64_t offset, std::size_t length)
       -> result<std::span<std::byte const>> {
     std::span<std::byte const> const all = self.bytes();
     if (!fits_within(all.size(), offset, length) || !self.is_open()) [[unlikely]] {
-      return unreadable(self, "view", {.offset = offset, .length = length});
+      return unreadable(self, "view", exactly(offset, length));
     }
     return all.subspan(static_cast<std::size_t>(offset), length);
   }
@@ -101,7 +109,7 @@ public:
 
   /// `count` objects from `offset` on, where they lie.
   ///
-  /// Errors: `errc::misaligned` where no T can lie in memory; `read` has no such limit.
+  /// Errors: `errc::misaligned` where no T can lie in memory, unless the count is 0; `read` has no such limit.
   template <plain_data T>
   [[nodiscard]] auto view(this auto const& self, std::uint64_t offset, std::size_t count)
       -> result<std::span<T const>> {
@@ -194,8 +202,11 @@ protected:
   [[nodiscard]] auto objects_at(this auto const& self, std::uint64_t offset, std::size_t length)
       -> result<std::span<T const>> {
     std::span<std::byte const> const all = self.bytes();
-    if (!fits_within(all.size(), offset, length)) [[unlikely]] {
-      return unreadable(self, "view", {.offset = offset, .length = length});
+    if (!fits_within(all.size(), offset, length) || !self.is_open()) [[unlikely]] {
+      return unreadable(self, "view", exactly(offset, length));
+    }
+    if (length == 0) {
+      return std::span<T const>{};
     }
     if (!is_aligned_for<T>(all.data() + offset)) [[unlikely]] {
       return misaligned(self.path(), {.offset = offset, .length = length}, alignof(T));

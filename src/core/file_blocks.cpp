@@ -218,7 +218,12 @@ void undo_growth(open_file const& target, std::uint64_t old, std::uint64_t own_e
 } // namespace
 
 auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t size) -> int {
-  auto const done = retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), false); });
+  if (target.in_memory && bytes.length() > os::physical_memory()) {
+    return ENOSPC; // the system would try, and kill other processes to make room
+  }
+  auto const keep_size =
+      bytes.end <= size; // who fills a part does not want a file back that somebody has cut meanwhile
+  auto const done = retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), keep_size); });
   auto code = done ? 0 : done.error();
   auto own_end = size;
   if (code == EOPNOTSUPP || code == ENOSYS) {

@@ -84,19 +84,19 @@ auto find_place(std::uint64_t address) -> std::optional<mapped_place> {
   return std::nullopt;
 }
 
-// Opens the file by its name, if it still has it.
-auto open_place(mapped_place const& place) -> std::optional<unique_descriptor> {
-  auto const opened =
-      retry([&] { return os::open(os::working_directory, place.path.c_str(), {.no_follow = true}, 0); });
-  if (!opened) {
-    return std::nullopt;
+// A descriptor of the file that this process has open, such as the mapping's own; none when there is none. The file is not
+// opened for this: closing it again would release the process's fcntl(2) locks on it, and it may have lost its name.
+auto find_descriptor(mapped_place const& place) -> os::descriptor {
+  constexpr os::descriptor most_descriptors = 65'536;
+  for (os::descriptor candidate = 0; candidate < most_descriptors; ++candidate) {
+    auto const status = os::status(candidate);
+    if (status && status->inode == place.inode && status->type == os::file_type::regular) {
+      if (auto const access = os::access_of(candidate); access && access->read) {
+        return candidate;
+      }
+    }
   }
-  unique_descriptor source{*opened};
-  auto const status = os::status(source.get());
-  if (!status || status->inode != place.inode) {
-    return std::nullopt;
-  }
-  return source;
+  return os::no_descriptor;
 }
 
 // Whether the page can be had now.
@@ -141,13 +141,13 @@ auto reason_for(os::descriptor source, std::uint64_t offset, std::byte* page, bo
   if (fault.kind == os::fault_kind::memory_failure) {
     return fail(make_error_code(errc::device_fault), "the memory that held them has failed");
   }
-  auto const source = place ? open_place(*place) : std::nullopt;
-  if (!source) {
+  auto const source = place ? find_descriptor(*place) : os::no_descriptor;
+  if (source == os::no_descriptor) {
     return fail(make_error_code(errc::truncated),
-                "or its device has failed, or there is no space: without a name it cannot be asked");
+                "or its device has failed, or there is no space: the process has no descriptor to ask by");
   }
   auto* const page = reinterpret_cast<std::byte*>(os::round_down(address, os::page_size()));
-  return fail(reason_for(source->get(), place->file_offset, page, writing));
+  return fail(reason_for(source, place->file_offset, page, writing));
 }
 
 struct copy_request {

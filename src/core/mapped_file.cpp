@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <cerrno>
 #include <expected>
 #include <filesystem>
+#include <new>
+#include <optional>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -57,8 +61,13 @@ auto mapped_file::operator=(mapped_file&& other) noexcept -> mapped_file& {
   return *this;
 }
 
-auto remove_if_named(file& target) -> result<void> {
-  auto removed = target.remove();
+auto remove_if_named(file& target) noexcept -> result<void> {
+  result<void> removed;
+  try {
+    removed = target.remove();
+  } catch (std::bad_alloc const&) {
+    removed = failure(ENOMEM, "remove", target.path());
+  }
   if (!removed && removed.error() == std::errc::no_such_file_or_directory) {
     return {};
   }
@@ -78,7 +87,8 @@ auto mapped_file::close() -> result<void> {
   if (!file_.is_open()) {
     return closed_handle("close");
   }
-  auto removed = std::exchange(remove_on_close_, false) ? remove_if_named(file_) : result<void>{};
+  auto removed = remove_on_close_ ? remove_if_named(file_) : result<void>{};
+  remove_on_close_ = false;
   auto unmapped = mapping_.close();
   return first_error(first_error(std::move(removed), std::move(unmapped)), file_.close());
 }

@@ -335,7 +335,9 @@ auto check_mappable(open_file const& from, byte_range range) -> result<void> {
     return from.fail(errc::not_a_regular_file, "map", range);
   }
   if (!from.readable) {
-    return from.fail(EACCES, "map", range, "the descriptor was opened for writing only");
+    return from.fail(EACCES, "map", range,
+                     from.writable ? "the descriptor was opened for writing only"
+                                   : "the descriptor is one of a path only");
   }
   return {};
 }
@@ -546,7 +548,7 @@ auto mapping::reserve(std::size_t capacity) -> result<void> {
                                    .page_size = pages_,
                                    .no_reserve = region_ && region_->flags.no_reserve});
   if (!moved) {
-    return std::unexpected(std::move(moved).error());
+    return std::unexpected(error::make(moved.error().code(), "reserve", file_->path, range));
   }
   if (region_) {
     if (auto const advised = moved->region_->take_advice_of(*region_); !advised) {

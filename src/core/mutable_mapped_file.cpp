@@ -121,6 +121,9 @@ auto mutable_mapped_file::open_copy_on_write(std::filesystem::path const& path, 
 
 auto mutable_mapped_file::in_memory(std::string_view name, std::uint64_t size, write_options options)
     -> result<mutable_mapped_file> {
+  if (options.size != 0 && options.size != size) {
+    return failure(errc::invalid_options, "create in memory", name, {}, "two sizes are given");
+  }
   auto opened = file::in_memory(name);
   if (!opened) {
     return std::unexpected(std::move(opened).error());
@@ -280,7 +283,7 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
       allocated_ = old; // setting the size back has freed what was ahead
       return target.fail(code, "resize to", range);
     }
-    rollback undo{[&] { undo_growth(); }};
+    rollback undo{[&] { undo_growth(size); }};
     if (auto const code = clear_tail(target, old, size); code != 0) {
       return target.fail(code, "resize to", range);
     }
@@ -325,18 +328,24 @@ auto mutable_mapped_file::allocate_ahead(std::uint64_t size) -> int {
     return 0; // what is appended allocates its own blocks; zeros written ahead of it would be a tail
   }
   if (code != 0) {
-    undo_growth(); // ext4 keeps what it could allocate
+    undo_growth(0); // ext4 keeps what it could allocate
     code = allocate(this->size(), size);
   }
   if (code != 0) {
-    undo_growth();
+    undo_growth(0);
   }
   return code;
 }
 
-// Cuts the file back to the view, and the blocks past it with that.
-void mutable_mapped_file::undo_growth() noexcept {
+// Cuts the file back to the view, and the blocks past it with that; unless it is longer than `own_end`, where what this object
+// wrote ends: then somebody else has appended.
+void mutable_mapped_file::undo_growth(std::uint64_t own_end) noexcept {
   auto const& target = *handle_access::state(file_);
+  auto const now = os::status(target.descriptor());
+  if (now && now->size > std::max(size(), own_end)) {
+    allocated_ = size();
+    return;
+  }
   auto const cut = retry([&] { return os::set_size(target.descriptor(), size()); });
   if (cut) {
     allocated_ = size();
@@ -361,7 +370,7 @@ auto mutable_mapped_file::append(std::span<std::byte const> bytes) -> result<std
     }
   }
   // By pwrite, not by growing the file and storing: who is killed in between would leave zeros nobody wrote.
-  rollback undo{[&] { undo_growth(); }};
+  rollback undo{[&] { undo_growth(end); }};
   auto const put = write_fully(target.descriptor(), begin, bytes);
   if (put.error != 0) {
     return target.fail(put.error, "append", range);
@@ -436,7 +445,8 @@ auto mutable_mapped_file::close() -> result<void> {
     return closed_handle("close");
   }
   auto trimmed = trim_own();
-  auto removed = std::exchange(remove_on_close_, false) ? remove_if_named(file_) : result<void>{};
+  auto removed = remove_on_close_ ? remove_if_named(file_) : result<void>{};
+  remove_on_close_ = false;
   auto unmapped = mapping_.close();
   return first_error(first_error(first_error(std::move(trimmed), std::move(removed)), std::move(unmapped)),
                      file_.close());

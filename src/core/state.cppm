@@ -304,7 +304,7 @@ public:
 [[nodiscard]] auto check_mappable(open_file const& from, byte_range range) -> result<void>;
 
 // Removes a file, for whom it is no failure that its name is gone already.
-[[nodiscard]] auto remove_if_named(file& target) -> result<void>;
+[[nodiscard]] auto remove_if_named(file& target) noexcept -> result<void>;
 
 // Brings the pages of `bytes`, which begin at one, in for writing: where there is no space for a page, a store would be
 // SIGBUS. Returns 0 or an errno. Before Linux 5.14 nothing can be done.

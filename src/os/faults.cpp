@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csetjmp>
@@ -10,6 +11,9 @@ module;
 #include <expected>
 #include <mutex>
 #include <span>
+#include <utility>
+
+#include <ucontext.h>
 
 module fmmap.os;
 
@@ -35,17 +39,22 @@ std::atomic<struct sigaction const*> previous_in_place{nullptr};
 std::atomic<bool> handler_is_set{false};
 std::mutex installation;
 
-// The signal that this thread last passed on, and from which frame.
-struct passed_signal {
-  siginfo_t const* info;
-  std::byte const* frame;
-};
-[[gnu::tls_model("initial-exec")]] constinit thread_local passed_signal last_passed{};
+// The signal that this thread is passing on. Handlers are given a copy, by which one is known that comes back: two that each
+// take the other for the one before would pass it on for ever. A flag would not do, for handlers may jump away.
+[[gnu::tls_model("initial-exec")]] constinit thread_local siginfo_t const* passed_on = nullptr;
 
-// Whether the handler from before, or one before that, has passed the signal back: two that each take the other for the one
-// before would do so for ever. It is then the same signal in a deeper frame. A flag would not do: handlers may jump away.
-auto comes_back(siginfo_t const* info, std::byte const* frame) noexcept -> bool {
-  return info == last_passed.info && frame < last_passed.frame;
+// Whether an access raised the signal, and is made again when the handler returns; others have been sent.
+auto raised_by_an_access(siginfo_t const& info) noexcept -> bool {
+  switch (info.si_code) {
+  case BUS_ADRALN:
+  case BUS_ADRERR:
+  case BUS_OBJERR:
+  case BUS_MCEERR_AR:
+  case SI_KERNEL:
+    return true;
+  default:
+    return false;
+  }
 }
 
 // Makes the system do what it does by default: to the access when it is made again, or to a signal that was sent.
@@ -53,26 +62,31 @@ void leave_to_the_system(int signal, siginfo_t const& info) noexcept {
   struct sigaction standard{};
   standard.sa_handler = SIG_DFL;
   ::sigaction(signal, &standard, nullptr);
-  if (info.si_code <= 0) { // sent by a process, not raised by an access
+  if (!raised_by_an_access(info)) {
     ::raise(signal);
   }
 }
 
+constexpr struct sigaction by_default{}; // SIG_DFL
+
 // Does with a signal what would be done with it if fmmap were not there.
-void pass_on(int signal, siginfo_t* info, void* context, std::byte const* frame) noexcept {
-  auto const* const before = previous_in_place.load(std::memory_order_acquire);
-  if (before == nullptr || comes_back(info, frame)) {
+void pass_on(int signal, siginfo_t* info, void* context) noexcept {
+  auto const* before = previous_in_place.load(std::memory_order_acquire);
+  if (before == nullptr || info == passed_on) {
     leave_to_the_system(signal, *info);
     return;
   }
-  auto const& action = *before;
+  auto const action = *before;
   auto const with_information = (action.sa_flags & SA_SIGINFO) != 0;
-  if (!with_information && action.sa_handler == SIG_IGN && info->si_code <= 0) {
+  if (!with_information && action.sa_handler == SIG_IGN && !raised_by_an_access(*info)) {
     return;
   }
   if (!with_information && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) {
     leave_to_the_system(signal, *info); // an access that is ignored would be made again for ever
     return;
+  }
+  if ((static_cast<unsigned>(action.sa_flags) & SA_RESETHAND) != 0) {
+    previous_in_place.compare_exchange_strong(before, &by_default);
   }
   auto blocked = action.sa_mask;
   if ((action.sa_flags & SA_NODEFER) == 0) {
@@ -80,12 +94,17 @@ void pass_on(int signal, siginfo_t* info, void* context, std::byte const* frame)
   }
   sigset_t mine;
   ::pthread_sigmask(SIG_BLOCK, &blocked, &mine);
-  last_passed = {.info = info, .frame = frame};
+  // It may jump away, out of frames that hold guards: they are taken off before.
+  auto* const waiting = std::exchange(innermost, nullptr);
+  auto copy = *info;
+  auto const* const outer = std::exchange(passed_on, &copy);
   if (with_information) {
-    action.sa_sigaction(signal, info, context);
+    action.sa_sigaction(signal, &copy, context);
   } else {
     action.sa_handler(signal);
   }
+  passed_on = outer;
+  innermost = waiting;
   ::pthread_sigmask(SIG_SETMASK, &mine, nullptr);
 }
 
@@ -104,14 +123,18 @@ auto kind_of(siginfo_t const& info) noexcept -> fault_kind {
 void handle_bus_error(int signal, siginfo_t* info, void* context) noexcept {
   auto const error = errno;
   auto const kind = kind_of(*info);
-  auto const address = reinterpret_cast<std::uintptr_t>(info->si_addr);
+  // Of failed memory the system tells a unit, which may begin before what is guarded.
+  auto const unit = kind == fault_kind::memory_failure ? std::uintptr_t{1} << info->si_addr_lsb : 1;
+  auto const address = reinterpret_cast<std::uintptr_t>(info->si_addr) & ~(unit - 1);
   for (auto* waiting = kind == fault_kind::none ? nullptr : innermost; waiting != nullptr; waiting = waiting->outer) {
-    if (waiting->begin <= address && address < waiting->end) {
-      waiting->caught = {.kind = kind, .address = static_cast<std::byte*>(info->si_addr)};
+    if (waiting->begin < address + unit && address < waiting->end) {
+      waiting->caught = {.kind = kind, .address = reinterpret_cast<std::byte*>(std::max(address, waiting->begin))};
+      // Signals may be blocked more than SA_NODEFER says: the thread sanitizer's own handler blocks all.
+      ::pthread_sigmask(SIG_SETMASK, &static_cast<ucontext_t const*>(context)->uc_sigmask, nullptr);
       ::siglongjmp(waiting->resume, 1);
     }
   }
-  pass_on(signal, info, context, static_cast<std::byte const*>(__builtin_frame_address(0)));
+  pass_on(signal, info, context);
   errno = error;
 }
 

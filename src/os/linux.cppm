@@ -484,6 +484,11 @@ inline auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
 // The process, whose number a forked child does not share. Never fails.
 inline auto process_id() noexcept -> int { return ::getpid(); }
 
+// The memory of the machine, in bytes.
+inline auto physical_memory() noexcept -> std::uint64_t {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
 // The system's page size in bytes, read once.
 inline auto page_size() noexcept -> std::size_t {
   static auto const size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));

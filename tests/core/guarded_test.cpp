@@ -144,16 +144,34 @@ BOOST_AUTO_TEST_CASE(give_an_error_where_the_file_was_cut) {
   });
 }
 
-BOOST_AUTO_TEST_CASE(say_so_when_the_file_has_lost_its_name) {
+BOOST_AUTO_TEST_CASE(ask_the_file_itself_when_it_has_lost_its_name) {
   in_child([](findings& found) {
     cut_file f{4, page};
     std::filesystem::remove(f.path);
     std::vector<std::byte> copy(4 * page);
     auto const cut = fmmap::guarded_copy_out(f.view.bytes(), copy);
     found.expect(fails(cut, errc::truncated), "no error for a cut file without a name");
-    found.expect(cut.error().message().find("without a name") != std::string::npos, cut.error().message());
+    found.expect(!cut.error().message().contains("cannot be asked"), cut.error().message());
     (void)f.s.file("data", f.content); // another file
     found.expect(fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated), "another file was asked");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(leave_the_process_its_locks_on_the_file) {
+  in_child([](findings& found) {
+    cut_file f{4, page};
+    struct flock lock{};
+    lock.l_type = F_WRLCK;
+    found.expect(::fcntl(f.view.as_file().native_handle(), F_SETLK, &lock) == 0, "no lock");
+    std::vector<std::byte> copy(4 * page);
+    found.expect(fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated), "no error");
+    auto const other = start_child([&] { // of another process, since one does not see its own
+      auto const again = ::open(f.path.c_str(), O_RDWR | O_CLOEXEC);
+      struct flock wanted{};
+      wanted.l_type = F_WRLCK;
+      return ::fcntl(again, F_SETLK, &wanted) == 0 ? 1 : 0;
+    });
+    found.expect(end_of(other) == 0, "the lock is gone");
   });
 }
 
@@ -203,6 +221,8 @@ BOOST_AUTO_TEST_CASE(returns_what_it_returns) {
     found.expect(nothing.has_value() && calls == 1, "work without a value");
     auto const written = fmmap::guarded(f.view.writable_bytes(), [](std::span<std::byte> b) { b[3] = std::byte{42}; });
     found.expect(written.has_value() && read_back(f.path)[3] == 42, "work that writes");
+    auto const generic = fmmap::guarded(f.view.writable_bytes(), [](auto b) { b[4] = std::byte{43}; });
+    found.expect(generic.has_value() && read_back(f.path)[4] == 43, "work for any memory");
     auto const owned =
         fmmap::guarded(f.view.bytes(), [](std::span<std::byte const> b) { return std::make_unique<std::byte>(b[0]); });
     found.expect(owned.has_value() && **owned == f.view.bytes()[0], "a value that only moves");
@@ -322,6 +342,40 @@ BOOST_AUTO_TEST_CASE(kills_as_ever_where_nobody_handles_it) {
   }));
 }
 
+BOOST_AUTO_TEST_CASE(leaves_guards_usable_when_the_earlier_handler_jumps_away_from_inside_one) {
+  in_child([](findings& found) {
+    cut_file f{4, page};
+    set_handler(count_and_jump);
+    std::vector<std::byte> copy(4 * page);
+    for (int i = 0; i < 3; ++i) {
+      auto const before = earlier_calls.load();
+      if (sigsetjmp(earlier_resume, 1) == 0) {
+        (void)fmmap::guarded(std::span<std::byte const>{copy}, [&](std::span<std::byte const>) {
+          (void)*static_cast<std::byte const volatile*>(&f.view.bytes()[2 * page]); // of other bytes: out of this guard
+        });
+      }
+      found.expect(earlier_calls == before + 1, "the handler was not reached");
+      found.expect(fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated), "no error after that");
+    }
+  });
+}
+
+BOOST_AUTO_TEST_CASE(reaches_a_handler_for_one_signal_once) {
+  BOOST_TEST(dies_of(SIGBUS, [] {
+    struct sigaction action{};
+    action.sa_sigaction = [](int, siginfo_t*, void*) {
+      if (++earlier_calls == 2) {
+        ::_exit(2);
+      }
+    };
+    action.sa_flags = SA_SIGINFO | static_cast<int>(SA_RESETHAND);
+    ::sigaction(SIGBUS, &action, nullptr);
+    cut_file f{2, page};
+    (void)fmmap::install_fault_handler();
+    (void)*static_cast<std::byte const volatile*>(&f.view.bytes()[page]);
+  }));
+}
+
 BOOST_AUTO_TEST_CASE(that_was_only_sent_is_ignored_by_who_ignores_it) {
   in_child([](findings& found) {
     ::signal(SIGBUS, SIG_IGN);
@@ -381,6 +435,26 @@ BOOST_AUTO_TEST_CASE(does_not_pass_a_signal_round_in_a_circle) {
     circle(ignored);
     ::raise(SIGBUS);
   }));
+}
+
+BOOST_AUTO_TEST_CASE(leaves_no_signal_blocked_that_was_not) {
+  in_child([](findings& found) {
+    cut_file f{2, page};
+    std::vector<std::byte> copy(2 * page);
+    found.expect(fmmap::install_fault_handler().has_value(), "not set");
+    struct sigaction over{}; // with all signals blocked
+    over.sa_sigaction = pass_down;
+    over.sa_flags = SA_SIGINFO;
+    ::sigfillset(&over.sa_mask);
+    ::sigaction(SIGBUS, &over, &below_second);
+    for (int i = 0; i < 3; ++i) {
+      found.expect(fails(fmmap::guarded_copy_out(f.view.bytes(), copy), errc::truncated), "no error");
+      sigset_t blocked;
+      ::pthread_sigmask(SIG_BLOCK, nullptr, &blocked);
+      found.expect(::sigismember(&blocked, SIGBUS) == 0 && ::sigismember(&blocked, SIGTERM) == 0,
+                   "a signal is blocked");
+    }
+  });
 }
 
 BOOST_AUTO_TEST_CASE(serves_a_forked_child_and_a_thread_on_an_alternate_stack) {

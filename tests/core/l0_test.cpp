@@ -1001,7 +1001,7 @@ std::vector<scenario> const scenarios{
            t.expect(!cut && (cut.error() == errc::truncated || t.failed(call::pread)), "another error for a cut file");
          },
      // Asked to find out why; what cannot be asked is not known.
-     .tolerated = {{call::openat}, {call::read}, {call::pread}, {call::fstat}, {call::madvise}}},
+     .tolerated = {{call::openat}, {call::read}, {call::pread}, {call::fstat}, {call::fcntl}, {call::madvise}}},
 };
 
 auto mentions(l0::report const& r, std::string_view what) -> bool {

@@ -300,7 +300,7 @@ void view_objects(permutation& p, F const& f, window const& seen, byte_range cou
                                                    : wide{counted.length} * sizeof(T);
     auto const right = verdict{}
                            .refuse_if(counted.offset + length > seen.size, errc::out_of_range)
-                           .refuse_if(!seen.is_aligned(counted.offset, alignof(T)), errc::misaligned);
+                           .refuse_if(length > 0 && !seen.is_aligned(counted.offset, alignof(T)), errc::misaligned);
     p.next("view", counted);
     if (auto const got = counted.length == SIZE_MAX ? f.template view<T>(counted.offset)
                                                     : f.template view<T>(counted.offset, counted.length);
@@ -698,7 +698,7 @@ void store_through_views(written& w, byte_range counted) {
     auto right = w.writing({.offset = 0, .length = 0});
     if (w.now != state::closed) {
       right.refuse_if(counted.offset + length > w.size(), errc::out_of_range)
-          .refuse_if(w.size() > 0 && counted.offset % alignof(T) != 0, errc::misaligned);
+          .refuse_if(length > 0 && counted.offset % alignof(T) != 0, errc::misaligned);
     }
     w.p.next("writable_view", counted);
     if (auto const to = counted.length == SIZE_MAX ? w.f.writable_view<T>(counted.offset)

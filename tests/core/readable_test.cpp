@@ -178,6 +178,7 @@ BOOST_AUTO_TEST_CASE(are_viewed_where_they_lie) {
     BOOST_TEST((crooked.error().range() == fmmap::byte_range{.offset = 1, .length = 16}));
     BOOST_TEST(crooked.error().path() == from.path());
     BOOST_TEST(or_throw(from.template view<char>(1, 47)).size() == 47U);
+    BOOST_TEST(or_throw(from.template view<record>(1, 0)).empty()); // none of them is misaligned
   });
 }
 
@@ -303,6 +304,8 @@ void check_closed(Reader const& from) {
   BOOST_TEST(fails(from.template read<char>(0), errc::closed));
   BOOST_TEST(fails(from.template read_le<int>(0), errc::closed));
   BOOST_TEST(fails(from.template view<int>(0, 1), errc::closed));
+  BOOST_TEST(fails(from.template view<int>(0, 0), errc::closed));
+  BOOST_TEST(fails(from.template view<int>(), errc::closed));
   BOOST_TEST(fails(from.to_vector(), errc::closed));
   BOOST_TEST(fails(from.reader(), errc::closed));
   BOOST_TEST(fails(from.copy_to("never"), errc::closed));

@@ -167,6 +167,13 @@ BOOST_AUTO_TEST_CASE(sets_exactly_the_bytes_of_its_range) {
   BOOST_TEST((read_back(f.path) == f.content));
 }
 
+BOOST_AUTO_TEST_CASE(does_not_undo_a_cut_by_somebody_else) {
+  opened f{4 * page};
+  std::filesystem::resize_file(f.path, page);
+  BOOST_TEST(fails(f.file.fill({.offset = page, .length = page}, std::byte{1}), std::errc::bad_address));
+  BOOST_TEST(std::filesystem::file_size(f.path) == page);
+}
+
 BOOST_AUTO_TEST_CASE(puts_blocks_behind_holes) {
   scratch const s;
   auto const path = s.file("data", "");

@@ -68,6 +68,9 @@ inline auto start_child(std::function<int()> const& body) -> pid_t {
       ::_exit(113);
     }
   }
+  if (child < 0) { // -1 is also what kill(2) takes for every process there is
+    throw std::runtime_error(std::string{"fork: "} + std::strerror(errno));
+  }
   return child;
 }
 
