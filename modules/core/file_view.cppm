@@ -30,6 +30,8 @@ struct view_options {
 ///
 /// Spans end with the object; moving it keeps them.
 ///
+/// Bytes that are read lie where any ordinary type may; mapped ones begin at a page.
+///
 /// Thread safety: const members may be called from several threads at once. Fork: the child has the bytes, as a copy where the
 /// file was read. Exec: gone. Exit without destruction: nothing is left to do.
 class file_view : public readable {

@@ -8,6 +8,7 @@ module;
 #include <cstdint>
 #include <cstring>
 #include <expected>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -53,9 +54,9 @@ auto read_all(char const* path) -> std::string {
 // Takes a number off the front of a text, with what ends it.
 auto take_number(std::string_view& text, char end, int base) -> std::uint64_t {
   std::uint64_t value = 0;
-  auto const length = std::min(text.find(end), text.size());
-  std::from_chars(text.data(), text.data() + length, value, base);
-  text.remove_prefix(std::min(length + 1, text.size()));
+  auto const digits = text.substr(0, text.find(end));
+  std::from_chars(std::to_address(digits.begin()), std::to_address(digits.end()), value, base);
+  text.remove_prefix(std::min(digits.size() + 1, text.size()));
   return value;
 }
 
