@@ -75,7 +75,7 @@ auto returns_42() -> std::string_view {
 }
 
 // The sanitizer would look for the type of a function before its code.
-[[gnu::no_sanitize("undefined")]] auto called(std::span<std::byte const> code) -> int {
+[[clang::no_sanitize("function")]] auto called(std::span<std::byte const> code) -> int {
   __builtin___clear_cache(const_cast<char*>(text_of(code).data()),
                           const_cast<char*>(text_of(code).data() + code.size()));
   return reinterpret_cast<int (*)()>(const_cast<std::byte*>(code.data()))();
