@@ -66,7 +66,7 @@ protected:
   inline cursor(std::span<Byte> bytes, std::string_view path, std::uint64_t base) noexcept
       : bytes_{bytes}, path_{path}, base_{base} {}
 
-  // The next `length` bytes, at least one, which are then behind the position; null when there are not so many.
+  // The next `length` bytes, which are then behind the position; null when there are not so many.
   [[nodiscard]] inline auto take(std::size_t length) noexcept -> Byte* {
     if (length > remaining()) [[unlikely]] {
       return nullptr;
@@ -128,18 +128,17 @@ public:
 
   /// The next `length` bytes, where they lie. Errors: `errc::out_of_range`.
   [[nodiscard]] inline auto bytes(std::size_t length) -> result<std::span<std::byte const>> {
-    auto const* const from = take(length);
-    if (from == nullptr && length > 0) [[unlikely]] {
+    if (length > remaining()) [[unlikely]] {
       return outside_here("view", length);
     }
-    return std::span{from, length};
+    return std::span{take(length), length};
   }
 
   /// The next `count` objects, where they lie. Errors: `errc::out_of_range`; `errc::misaligned`.
   template <plain_data T>
   [[nodiscard]] auto view(std::size_t count) -> result<std::span<T const>> {
     if (count > remaining() / sizeof(T)) [[unlikely]] {
-      return outside_here("view", count > to_end / sizeof(T) ? to_end : count * sizeof(T));
+      return outside_here("view", bytes_of_objects<T>(count));
     }
     if (count == 0) {
       return std::span<T const>{};
@@ -173,8 +172,9 @@ public:
   /// The bytes up to the next `delimiter` and with it, or up to the end where there is none.
   [[nodiscard]] inline auto read_until(std::byte delimiter) noexcept -> std::span<std::byte const> {
     auto const left = rest();
-    auto const length = static_cast<std::size_t>(std::ranges::find(left, delimiter) - left.begin());
-    return {take(std::min(length + 1, left.size())), std::min(length + 1, left.size())};
+    auto const before = static_cast<std::size_t>(std::ranges::find(left, delimiter) - left.begin());
+    auto const length = std::min(before + 1, left.size());
+    return {take(length), length};
   }
 
   /// What is left, without going on.
@@ -183,11 +183,11 @@ public:
 private:
   template <number T>
   [[nodiscard]] auto read_number(std::endian order) -> result<T> {
-    auto const* const from = take(sizeof(T));
-    if (from == nullptr) [[unlikely]] {
-      return outside_here("read", sizeof(T));
+    auto value = read<T>();
+    if (value) [[likely]] {
+      *value = in_order(*value, order);
     }
-    return load<T>(from, order);
+    return value;
   }
 };
 
@@ -218,13 +218,13 @@ public:
   /// Writes a number, its least significant byte first. Errors: `errc::out_of_range`.
   template <number T>
   [[nodiscard]] auto write_le(std::type_identity_t<T> value) -> result<void> {
-    return write_number<T>(value, std::endian::little);
+    return write<T>(in_order(value, std::endian::little));
   }
 
   /// Writes a number, its most significant byte first. Errors: `errc::out_of_range`.
   template <number T>
   [[nodiscard]] auto write_be(std::type_identity_t<T> value) -> result<void> {
-    return write_number<T>(value, std::endian::big);
+    return write<T>(in_order(value, std::endian::big));
   }
 
   /// Writes as many bytes as there is room for. Returns how many.
@@ -247,17 +247,6 @@ public:
 
   /// What is left, without going on.
   [[nodiscard]] inline auto rest() const noexcept -> std::span<std::byte> { return bytes_.subspan(position_); }
-
-private:
-  template <number T>
-  [[nodiscard]] auto write_number(T value, std::endian order) -> result<void> {
-    auto* const to = take(sizeof(T));
-    if (to == nullptr) [[unlikely]] {
-      return outside_here("write", sizeof(T));
-    }
-    store<T>(to, value, order);
-    return {};
-  }
 };
 
 } // namespace fmmap

@@ -130,7 +130,7 @@ public:
   /// `count` objects from `offset` on, where they lie. Errors: as `view` and `writable_bytes`.
   template <plain_data T>
   [[nodiscard]] auto writable_view(std::uint64_t offset, std::size_t count) -> result<std::span<T>> {
-    return writable_objects<T>(exactly(offset, bytes_of<T>(count)));
+    return writable_objects<T>(exactly(offset, bytes_of_objects<T>(count)));
   }
 
   /// All objects from `offset` to the end, where they lie; the last has to be whole. Errors: as with a count.
@@ -185,13 +185,13 @@ public:
   /// Writes a number to `offset`, its least significant byte first. Errors: as `writable_bytes`.
   template <number T>
   [[nodiscard]] auto write_le(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
-    return write_number<T>(offset, value, std::endian::little);
+    return write<T>(offset, in_order(value, std::endian::little));
   }
 
   /// Writes a number to `offset`, its most significant byte first. Errors: as `writable_bytes`.
   template <number T>
   [[nodiscard]] auto write_be(std::uint64_t offset, std::type_identity_t<T> value) -> result<void> {
-    return write_number<T>(offset, value, std::endian::big);
+    return write<T>(offset, in_order(value, std::endian::big));
   }
 
   /// Sets the bytes of `range` to `value`.
@@ -359,16 +359,6 @@ private:
       return misaligned(path(), range, alignof(T));
     }
     return std::span{reinterpret_cast<T*>(part->data()), range.length / sizeof(T)};
-  }
-
-  template <number T>
-  [[nodiscard]] auto write_number(std::uint64_t offset, T value, std::endian order) -> result<void> {
-    auto const all = writable_bytes();
-    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
-      return unwritable("write", {.offset = offset, .length = sizeof(T)});
-    }
-    store<T>(all.data() + offset, value, order);
-    return {};
   }
 
   file file_;

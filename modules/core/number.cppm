@@ -62,6 +62,18 @@ constexpr auto with_bytes_swapped(T value) noexcept -> T {
   }
 }
 
+// A number with its bytes in another order, or out of it: the same either way.
+template <number T>
+constexpr auto in_order(T value, std::endian order) noexcept -> T {
+  return order == std::endian::native ? value : with_bytes_swapped(value);
+}
+
+// The bytes of `count` objects; more than there can be where that overflows.
+template <class T>
+constexpr auto bytes_of_objects(std::size_t count) noexcept -> std::size_t {
+  return count > SIZE_MAX / sizeof(T) ? SIZE_MAX : count * sizeof(T);
+}
+
 template <plain_data T>
 auto load(std::byte const* from) noexcept -> T {
   std::array<std::byte, sizeof(T)> bytes;
@@ -69,20 +81,9 @@ auto load(std::byte const* from) noexcept -> T {
   return std::bit_cast<T>(bytes);
 }
 
-template <number T>
-auto load(std::byte const* from, std::endian order) noexcept -> T {
-  auto const value = load<T>(from);
-  return order == std::endian::native ? value : with_bytes_swapped(value);
-}
-
 template <plain_data T>
 void store(std::byte* to, T const& value) noexcept {
   std::memmove(to, &value, sizeof(T)); // the value may lie in the file too
-}
-
-template <number T>
-void store(std::byte* to, T value, std::endian order) noexcept {
-  store(to, order == std::endian::native ? value : with_bytes_swapped(value));
 }
 
 // Whether a T can lie there.

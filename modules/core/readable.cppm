@@ -113,7 +113,7 @@ public:
   template <plain_data T>
   [[nodiscard]] auto view(this auto const& self, std::uint64_t offset, std::size_t count)
       -> result<std::span<T const>> {
-    return self.template objects_at<T>(offset, bytes_of<T>(count));
+    return self.template objects_at<T>(offset, bytes_of_objects<T>(count));
   }
 
   /// All objects from `offset` to the end, where they lie; the last has to be whole. Errors: as with a count.
@@ -180,11 +180,11 @@ public:
 protected:
   template <number T>
   [[nodiscard]] auto number_at(this auto const& self, std::uint64_t offset, std::endian order) -> result<T> {
-    std::span<std::byte const> const all = self.bytes();
-    if (!fits_within(all.size(), offset, sizeof(T))) [[unlikely]] {
-      return unreadable(self, "read", {.offset = offset, .length = sizeof(T)});
+    auto value = self.template read<T>(offset);
+    if (value) [[likely]] {
+      *value = in_order(*value, order);
     }
-    return load<T>(all.data() + offset, order);
+    return value;
   }
 
   // The bytes that `range` names.
@@ -212,12 +212,6 @@ protected:
       return misaligned(self.path(), {.offset = offset, .length = length}, alignof(T));
     }
     return std::span{reinterpret_cast<T const*>(all.data() + offset), length / sizeof(T)};
-  }
-
-  // The bytes of `count` objects; more than there can be where that overflows.
-  template <class T>
-  [[nodiscard]] static constexpr auto bytes_of(std::size_t count) noexcept -> std::size_t {
-    return count > to_end / sizeof(T) ? to_end : count * sizeof(T);
   }
 
   // The bytes of the objects from `offset` to the end of `size` bytes; more than there are where the last is not whole.

@@ -31,26 +31,6 @@ struct mapped_place {
   std::uint64_t inode = 0;
 };
 
-auto read_all(char const* path) -> std::string {
-  auto const opened = retry([&] { return os::open(os::working_directory, path, {}, 0); });
-  if (!opened) {
-    return {};
-  }
-  unique_descriptor const source{*opened};
-  std::string text;
-  std::size_t size = 0;
-  while (true) {
-    text.resize(size + (std::size_t{64} << 10));
-    auto const got =
-        retry([&] { return os::read(source.get(), std::as_writable_bytes(std::span{text}.subspan(size))); });
-    if (!got || *got == 0) {
-      text.resize(size);
-      return text;
-    }
-    size += *got;
-  }
-}
-
 // Takes a number off the front of a text, with what ends it.
 auto take_number(std::string_view& text, char end, int base) -> std::uint64_t {
   std::uint64_t value = 0;
@@ -62,10 +42,11 @@ auto take_number(std::string_view& text, char end, int base) -> std::uint64_t {
 
 // As /proc/self/maps has it: begin-end access offset major:minor inode path. Empty without /proc.
 auto find_place(std::uint64_t address) -> std::optional<mapped_place> {
-  auto const maps = read_all("/proc/self/maps");
-  for (std::string_view rest{maps}; !rest.empty();) {
-    auto line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+  auto const maps = file_view::open("/proc/self/maps");
+  if (!maps) {
+    return std::nullopt;
+  }
+  for (std::string_view line : lines{maps->text()}) {
     auto const begin = take_number(line, '-', 16);
     auto const end = take_number(line, ' ', 16);
     if (address < begin || address >= end) {
@@ -100,12 +81,6 @@ auto find_descriptor(mapped_place const& place) -> os::descriptor {
   return os::no_descriptor;
 }
 
-// Whether the page can be had now.
-auto is_there(std::byte* page, bool writing) -> bool {
-  auto const advice = writing ? os::advice_value::populate_write : os::advice_value::populate_read;
-  return retry([&] { return os::advise(page, os::page_size(), advice); }).has_value();
-}
-
 auto is_hole(os::descriptor source, std::uint64_t offset) -> bool {
   auto const data = next_data(source, offset, offset + os::page_size());
   return data && data->begin >= offset + os::page_size();
@@ -121,7 +96,7 @@ auto reason_for(os::descriptor source, std::uint64_t offset, std::byte* page, bo
     if (!got) {
       return make_error_code(errc::device_fault);
     }
-    if (*got == 0 || is_there(page, writing)) {
+    if (*got == 0 || populate(page, os::page_size(), writing)) {
       return make_error_code(errc::truncated);
     }
   }

@@ -147,14 +147,6 @@ auto measure(std::uint64_t bytes, std::uint64_t reserve, std::size_t unit)
   return std::pair{static_cast<std::size_t>(*length), static_cast<std::size_t>(*reserved)};
 }
 
-auto populate(std::byte* begin, std::size_t length, bool write) -> os::outcome<void> {
-  if (length == 0) {
-    return {};
-  }
-  auto const advice = write ? os::advice_value::populate_write : os::advice_value::populate_read;
-  return retry([&] { return os::advise(begin, length, advice); });
-}
-
 auto advice_value_of(advice what) noexcept -> int {
   using namespace os::advice_value;
   switch (what) {
@@ -887,6 +879,14 @@ auto dirty_pages(std::span<std::byte> bytes) -> int {
 }
 
 } // namespace
+
+auto populate(std::byte* begin, std::size_t length, bool write) -> os::outcome<void> {
+  if (length == 0) {
+    return {};
+  }
+  auto const advice = write ? os::advice_value::populate_write : os::advice_value::populate_read;
+  return retry([&] { return os::advise(begin, length, advice); });
+}
 
 auto make_writable(std::span<std::byte> bytes) -> int {
   auto const ready = populate(bytes.data(), bytes.size(), true);

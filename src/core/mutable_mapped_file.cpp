@@ -409,10 +409,10 @@ auto mutable_mapped_file::fill(byte_range range, std::byte value) -> result<void
       return target.fail(code, "fill", range);
     }
   }
+  auto* const bytes = writable_bytes().data();
   for (auto at = range.offset; at < end;) {
     auto const next = std::min(end, os::round_down(at, transfer_size) + transfer_size);
     auto const pages = os::outward({.begin = at, .end = next}, os::page_size());
-    auto* const bytes = writable_bytes().data();
     // Where blocks are no guarantee, as on file systems that never write in place.
     if (auto const code = make_writable({bytes + pages.begin, static_cast<std::size_t>(pages.length())}); code != 0) {
       return target.fail(code, "fill", byte_range{.offset = at, .length = static_cast<std::size_t>(end - at)},

@@ -306,6 +306,9 @@ public:
 // Removes a file, for whom it is no failure that its name is gone already.
 [[nodiscard]] auto remove_if_named(file& target) noexcept -> result<void>;
 
+// Brings pages in, for reading or for writing, or says why that cannot be.
+[[nodiscard]] auto populate(std::byte* begin, std::size_t length, bool write) -> os::outcome<void>;
+
 // Brings the pages of `bytes`, which begin at one, in for writing: where there is no space for a page, a store would be
 // SIGBUS. Returns 0 or an errno. Before Linux 5.14 nothing can be done.
 [[nodiscard]] auto make_writable(std::span<std::byte> bytes) -> int;
