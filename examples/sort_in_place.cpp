@@ -38,7 +38,8 @@ auto checksum(std::span<std::uint64_t const> numbers) -> std::uint64_t {
 auto fits_into_a_vector(std::size_t count) -> bool {
   try {
     std::vector<std::uint64_t> const copy(count);
-    return true;
+    std::uint64_t const volatile& looked_at = copy.back(); // else the compiler leaves the vector out
+    return looked_at == 0;
   } catch (std::bad_alloc const&) {
     return false;
   }
