@@ -2,3 +2,4 @@
 export module fmmap;
 
 export import fmmap.core;
+export import fmmap.lock;

@@ -58,6 +58,10 @@ enum class errc : int {
   truncated,
   /// The device, or the memory itself, cannot give the bytes.
   device_fault,
+  /// The lock is not held, or not in the mode that the operation begins with.
+  lock_not_held,
+  /// The object stayed with the process that made it; this is a forked child of that.
+  forked,
 };
 
 /// The category of `errc`, named "fmmap".
@@ -171,6 +175,12 @@ using dropped_error_handler = void (*)(error const& why) noexcept;
 /// Thread safety: may be called from any thread; the handler may be called from any thread that destroys a handle. Fork: the
 /// child's too. Exec: null. Exit without destruction: not called.
 auto set_dropped_error_handler(dropped_error_handler handler) noexcept -> dropped_error_handler;
+
+/// Gives an error to the handler of `set_dropped_error_handler`, as fmmap's destructors do: for those of what is built on
+/// fmmap.
+///
+/// Thread safety: may be called from any thread.
+void report_dropped_error(error const& why) noexcept;
 
 } // namespace fmmap
 

@@ -68,6 +68,10 @@ public:
       return "the file has become shorter";
     case errc::device_fault:
       return "the device cannot give the bytes";
+    case errc::lock_not_held:
+      return "the lock is not held as this needs it";
+    case errc::forked:
+      return "it belongs to the process that this one was forked from";
     }
     return "unknown error " + std::to_string(value);
   }
@@ -221,7 +225,7 @@ auto set_dropped_error_handler(dropped_error_handler handler) noexcept -> droppe
   return the_dropped_error_handler.exchange(handler);
 }
 
-void drop(error const& why) noexcept {
+void report_dropped_error(error const& why) noexcept {
   if (auto const handler = the_dropped_error_handler.load()) {
     handler(why);
   }

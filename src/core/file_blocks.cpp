@@ -202,7 +202,7 @@ auto end_of_data(open_file const& target, std::uint64_t begin, std::uint64_t siz
 void undo_growth(open_file const& target, std::uint64_t old, std::uint64_t own_end) {
   auto const size = target.size();
   if (!size) {
-    drop(size.error());
+    report_dropped_error(size.error());
     return;
   }
   auto const from = std::max(old, own_end);

@@ -94,7 +94,7 @@ auto clear_leftover(os::descriptor directory, std::string const& name) -> os::ou
   if (status->type != os::file_type::regular) {
     return name_state::unusable;
   }
-  if (auto const locked = os::try_lock_file(leftover.get()); !locked) {
+  if (auto const locked = os::lock_file(leftover.get(), os::locking::exclusive, false); !locked) {
     return locked.error() == EWOULDBLOCK ? name_state::in_use : name_state::unusable;
   }
   auto const stale = is_named(leftover.get(), directory, name);
@@ -121,7 +121,7 @@ staged_file::staged_file(unique_descriptor descriptor, os::descriptor directory,
 staged_file::~staged_file() {
   if (named_ && *named_) {
     if (auto const done = os::unlink(directory_, temporary_name_.c_str()); !done) {
-      drop(error::make({done.error(), std::system_category()}, "remove", temporary_name_));
+      report_dropped_error(error::make({done.error(), std::system_category()}, "remove", temporary_name_));
     }
   }
 }
@@ -131,7 +131,7 @@ auto staged_file::create(os::descriptor directory, std::string_view name, unsign
   auto const unnamed = retry([&] { return os::open(directory, ".", {.write = true, .unnamed = true}, permissions); });
   if (unnamed) {
     staged_file made{unique_descriptor{*unnamed}, directory, name, false};
-    (void)os::try_lock_file(made.descriptor()); // nobody else can hold it
+    (void)os::lock_file(made.descriptor(), os::locking::exclusive, false); // nobody else can hold it
     return made;
   }
   if (unnamed.error() != EOPNOTSUPP && unnamed.error() != EISDIR && unnamed.error() != EINVAL) {
@@ -179,7 +179,7 @@ auto staged_file::create_named(unsigned permissions) -> os::outcome<void> {
     return std::unexpected(created.error());
   }
   descriptor_ = unique_descriptor{*created};
-  auto const locked = os::try_lock_file(descriptor());
+  auto const locked = os::lock_file(descriptor(), os::locking::exclusive, false);
   if (!locked && locked.error() == EWOULDBLOCK) {
     return std::unexpected(EEXIST); // taken for a leftover in the moment before the lock
   }

@@ -79,7 +79,7 @@ void mapped_file::finish() noexcept {
     return;
   }
   if (auto const removed = remove_if_named(file_); !removed) {
-    drop(removed.error());
+    report_dropped_error(removed.error());
   }
 }
 

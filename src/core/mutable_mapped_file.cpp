@@ -190,11 +190,11 @@ void mutable_mapped_file::finish() noexcept {
     return;
   }
   if (auto const trimmed = trim_own(); !trimmed) {
-    drop(trimmed.error());
+    report_dropped_error(trimmed.error());
   }
   if (remove_on_close_) {
     if (auto const removed = remove_if_named(file_); !removed) {
-      drop(removed.error());
+      report_dropped_error(removed.error());
     }
   }
 }

@@ -40,7 +40,7 @@ auto failure(errc code, std::string_view operation, std::string_view path, std::
 }
 
 void drop(int code, std::string_view operation, std::string_view path) noexcept {
-  drop(error::make({code, std::system_category()}, operation, path));
+  report_dropped_error(error::make({code, std::system_category()}, operation, path));
 }
 
 auto first_error(result<void> first, result<void> second) -> result<void> {
@@ -48,7 +48,7 @@ auto first_error(result<void> first, result<void> second) -> result<void> {
     return second;
   }
   if (!second) {
-    drop(second.error());
+    report_dropped_error(second.error());
   }
   return first;
 }

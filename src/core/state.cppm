@@ -53,10 +53,7 @@ inline constexpr std::size_t transfer_size = std::size_t{1} << 20; // bytes that
   return failure(EINVAL, operation, path, {}, "the path holds a NUL character");
 }
 
-// Hands an error to the handler of set_dropped_error_handler.
-[[gnu::cold]] void drop(error const& why) noexcept;
-
-// The same for a step that undoes or releases something, where another error, or none, is to be returned.
+// Reports a step that undoes or releases something as dropped, where another error, or none, is to be returned.
 [[gnu::cold]] void drop(int code, std::string_view operation, std::string_view path) noexcept;
 inline void drop_failure(os::outcome<void> const& done, std::string_view operation,
                          std::string_view path = {}) noexcept {
@@ -68,16 +65,7 @@ inline void drop_failure(os::outcome<void> const& done, std::string_view operati
 // Of two outcomes the first error; a second one is dropped.
 [[nodiscard]] auto first_error(result<void> first, result<void> second) -> result<void>;
 
-// Makes a system call again as long as a signal interrupts it.
-template <class Call>
-auto retry(Call call) {
-  while (true) {
-    auto outcome = call();
-    if (outcome || outcome.error() != EINTR) [[likely]] {
-      return outcome;
-    }
-  }
-}
+using os::retry;
 
 // The bytes that `range` names in something `size` bytes long; empty when it reaches outside.
 [[nodiscard]] auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval>;

@@ -2,6 +2,7 @@
 module;
 
 #include <array>
+#include <cerrno>
 #include <cstddef>
 #include <expected>
 #include <string_view>
@@ -13,6 +14,17 @@ export namespace fmmap::os {
 // What a system call gave: its value, or the errno it failed with.
 template <class T>
 using outcome = std::expected<T, int>;
+
+// Makes a system call again as long as a signal interrupts it.
+template <class Call>
+auto retry(Call call) {
+  while (true) {
+    auto outcome = call();
+    if (outcome || outcome.error() != EINTR) [[likely]] {
+      return outcome;
+    }
+  }
+}
 
 // The system calls of the seam, by the names of their manual pages.
 enum class call : unsigned char {
@@ -58,15 +70,63 @@ enum class call : unsigned char {
   poll,
   sigaction,
   statx,
+  getdents64,
+  timer_create,
+  timer_settime,
+  timer_delete,
+  pthread_sigmask,
+  clock_nanosleep,
 };
 
-inline constexpr std::array<std::string_view, 42> call_names{
-    "openat",     "openat2",   "close",     "fstat",     "fstatat",   "fstatfs",   "fcntl",
-    "ioctl",      "ftruncate", "fchmod",    "fchown",    "fallocate", "lseek",     "copy_file_range",
-    "read",       "pread",     "pwrite",    "fsync",     "fdatasync", "syncfs",    "sync_file_range",
-    "readlinkat", "linkat",    "renameat",  "renameat2", "unlinkat",  "flock",     "memfd_create",
-    "mmap",       "mremap",    "munmap",    "mprotect",  "madvise",   "msync",     "mincore",
-    "mlock",      "munlock",   "getrlimit", "cachestat", "poll",      "sigaction", "statx",
+inline constexpr std::array<std::string_view, 48> call_names{
+    "openat",
+    "openat2",
+    "close",
+    "fstat",
+    "fstatat",
+    "fstatfs",
+    "fcntl",
+    "ioctl",
+    "ftruncate",
+    "fchmod",
+    "fchown",
+    "fallocate",
+    "lseek",
+    "copy_file_range",
+    "read",
+    "pread",
+    "pwrite",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "sync_file_range",
+    "readlinkat",
+    "linkat",
+    "renameat",
+    "renameat2",
+    "unlinkat",
+    "flock",
+    "memfd_create",
+    "mmap",
+    "mremap",
+    "munmap",
+    "mprotect",
+    "madvise",
+    "msync",
+    "mincore",
+    "mlock",
+    "munlock",
+    "getrlimit",
+    "cachestat",
+    "poll",
+    "sigaction",
+    "statx",
+    "getdents64",
+    "timer_create",
+    "timer_settime",
+    "timer_delete",
+    "pthread_sigmask",
+    "clock_nanosleep",
 };
 
 // What a call makes durable: a file, or a range of memory.

@@ -27,6 +27,7 @@ module;
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 // The system calls of Linux. Every function is one of them with the types a caller wants, plus what the kernel headers of
@@ -141,6 +142,22 @@ inline auto change_blocks(descriptor file, int mode, std::uint64_t offset, std::
   // The system call, not posix_fallocate, which writes a byte into every block where the file system cannot allocate.
   return perform(call::fallocate,
                  [&] { return ::fallocate(file, mode, static_cast<off_t>(offset), static_cast<off_t>(length)); });
+}
+
+// Callers keep to ranges whose ends the system's type can hold.
+inline auto lock_description(short type, lock_range bytes) noexcept -> struct flock {
+  struct flock description{};
+  description.l_type = type;
+  description.l_whence = SEEK_SET;
+  description.l_start = static_cast<off_t>(bytes.offset);
+  description.l_len = static_cast<off_t>(bytes.length);
+  return description;
+}
+
+inline auto
+set_lock(descriptor file, short type, lock_range bytes, bool wait) noexcept -> outcome<void> {
+  auto description = lock_description(type, bytes);
+  return perform(call::fcntl, [&] { return ::fcntl(file, wait ? F_OFD_SETLKW : F_OFD_SETLK, &description); });
 }
 
 inline auto seek(descriptor file, std::uint64_t offset, int whence) noexcept -> outcome<std::uint64_t> {
@@ -390,9 +407,46 @@ inline auto unlink(descriptor directory, char const* name) noexcept -> outcome<v
   return perform(call::unlinkat, [&] { return ::unlinkat(directory, name, 0); });
 }
 
-// flock(2), exclusive, not waiting.
-inline auto try_lock_file(descriptor file) noexcept -> outcome<void> {
-  return perform(call::flock, [&] { return ::flock(file, LOCK_EX | LOCK_NB); });
+// flock(2). Without `wait`, a lock in the way is EWOULDBLOCK.
+inline auto lock_file(descriptor file, locking mode, bool wait) noexcept -> outcome<void> {
+  auto const operation = (mode == locking::exclusive ? LOCK_EX : LOCK_SH) | (wait ? 0 : LOCK_NB);
+  return perform(call::flock, [&] { return ::flock(file, operation); });
+}
+
+inline auto unlock_file(descriptor file) noexcept -> outcome<void> {
+  return perform(call::flock, [&] { return ::flock(file, LOCK_UN); });
+}
+
+// A lock of the open file description (F_OFD_SETLK). Without `wait`, a lock in the way is EAGAIN.
+inline auto lock_bytes(descriptor file, locking mode, lock_range bytes, bool wait) noexcept -> outcome<void> {
+  return set_lock(file, mode == locking::exclusive ? F_WRLCK : F_RDLCK, bytes, wait);
+}
+
+inline auto unlock_bytes(descriptor file, lock_range bytes) noexcept -> outcome<void> {
+  return set_lock(file, F_UNLCK, bytes, false);
+}
+
+// One of the locks that an exclusive lock of `bytes` would have to wait for (F_OFD_GETLK); empty when there is none.
+inline auto find_lock(descriptor file, lock_range bytes) noexcept -> outcome<std::optional<lock_in_the_way>> {
+  auto found = lock_description(F_WRLCK, bytes);
+  auto const done = invoke(call::fcntl, [&] { return ::fcntl(file, F_OFD_GETLK, &found); });
+  if (!done) {
+    return std::unexpected(done.error());
+  }
+  if (found.l_type == F_UNLCK) {
+    return std::nullopt;
+  }
+  return lock_in_the_way{
+      .mode = found.l_type == F_WRLCK ? locking::exclusive : locking::shared,
+      .range = {.offset = static_cast<std::uint64_t>(found.l_start), .length = static_cast<std::uint64_t>(found.l_len)},
+      .process = found.l_pid};
+}
+
+// As many entries of a directory as there is room for, as getdents64(2) lays them out; none at the end.
+inline auto read_directory(descriptor directory, std::span<std::byte> entries) noexcept -> outcome<std::size_t> {
+  auto const got =
+      invoke(call::getdents64, [&] { return ::syscall(SYS_getdents64, directory, entries.data(), entries.size()); });
+  return got ? outcome<std::size_t>{static_cast<std::size_t>(*got)} : std::unexpected(got.error());
 }
 
 inline auto memory_file(char const* name, bool sealable) noexcept -> outcome<descriptor> {
@@ -493,6 +547,21 @@ inline auto physical_memory() noexcept -> std::uint64_t {
 inline auto page_size() noexcept -> std::size_t {
   static auto const size = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
   return size;
+}
+
+// A point in time of the steady clock, in nanoseconds.
+inline auto time_at(std::int64_t nanoseconds) noexcept -> timespec {
+  constexpr std::int64_t second = 1'000'000'000;
+  return {.tv_sec = nanoseconds / second, .tv_nsec = nanoseconds % second};
+}
+
+// Sleeps until a point in time of the steady clock, in nanoseconds.
+inline auto sleep_until(std::int64_t when) noexcept -> outcome<void> {
+  auto const until = time_at(when);
+  return perform(call::clock_nanosleep, [&] {
+    errno = ::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr); // returns the error
+    return errno == 0 ? 0 : -1;
+  });
 }
 
 inline auto cache(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<cache_status> {

@@ -95,6 +95,24 @@ struct map_flags {
   bool exactly = false; // MAP_FIXED_NOREPLACE: at the address or not at all
 };
 
+// What a lock of a file keeps out: exclusive ones, or all.
+enum class locking : unsigned char { shared, exclusive };
+
+// Bytes of a file that a lock is about.
+struct lock_range {
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0; // 0: to the end, wherever that is
+
+  auto operator==(lock_range const&) const -> bool = default;
+};
+
+// A lock that is in the way of another.
+struct lock_in_the_way {
+  locking mode;
+  lock_range range;
+  int process; // -1 for one of an open file description
+};
+
 // Bytes of a range of a file's page cache (cachestat, Linux 6.5).
 struct cache_status {
   std::uint64_t cached;

@@ -16,6 +16,7 @@
 #include "support/scratch.hpp"
 
 import fmmap.core;
+import fmmap.lock;
 
 // docs/errors.md is held against the enumeration and against errors as they come out of the library.
 
@@ -113,6 +114,9 @@ auto sentences() -> std::vector<std::string> {
   found.push_back(message_of(read.read<std::uint64_t>(4092)));
   found.push_back(message_of(read.view<std::uint64_t>(1, 1)));
   found.push_back(message_after_cut(place.folder));
+  found.push_back(message_of(or_throw(fmmap::file_lock::create(reading)).acquire(fmmap::lock_mode::exclusive)));
+  found.push_back(message_of(or_throw(fmmap::file_lock::create(reading, {.offset = 20, .length = 10})).release()));
+  found.push_back(message_of(fmmap::file_lock::create(reading, {.offset = INT64_MAX - 7, .length = 10})));
   return found;
 }
 

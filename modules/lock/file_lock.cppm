@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <chrono>
+#include <expected>
+#include <memory>
+#include <optional>
+#include <string_view>
+
+export module fmmap.lock:file_lock;
+
+import fmmap.core;
+import :lock_mode;
+import :wait_for;
+
+namespace fmmap {
+
+class lock_state; // defined in src/lock/state.cppm
+
+struct lock_state_deleter {
+  void operator()(lock_state* state) const noexcept;
+};
+
+} // namespace fmmap
+
+export namespace fmmap {
+
+/// A lock of a file, or of a range of its bytes, between processes, between objects of one process, and between threads that
+/// share an object: `std::shared_timed_mutex` for files. A standard SharedTimedLockable, so `std::unique_lock`,
+/// `std::shared_lock` and `std::scoped_lock` take it; and the same with errors as values.
+///
+/// Advisory: it keeps out who asks for a lock, and nobody else. It has an open file description of its own, so that nothing
+/// that happens to other descriptors or mappings of the file lets go of it. It is of the file, not of its name: a file that
+/// was renamed or removed stays locked; `open_locked` is for names.
+///
+/// Who waits is woken in the system's order, but a thread that asks at the right moment may come before (barging). Of threads
+/// that share one object, those that want it exclusively come before those that want it shared. Exclusive ownership is of
+/// the thread that has acquired it: acquiring again there, other than without waiting, is
+/// `std::errc::resource_deadlock_would_occur`. Two objects of one thread, and two processes, can wait for each other for
+/// ever: `lock_all` takes several in one order.
+///
+/// Only contention is false. What else keeps a lock from being had is an error: `std::errc::no_lock_available`,
+/// `std::errc::function_not_supported` and what fcntl(2) and flock(2) report; `errc::closed`, `errc::forked`; and
+/// `errc::read_only` for an exclusive lock through a file that is open for reading only.
+///
+/// Thread safety: all but moves, destruction and `close` may be called from several threads at once. Fork: the child's object
+/// is `errc::forked`, holds nothing, and may be destroyed; the parent's lock ends with the parent, whatever its children do.
+/// Not so after a clone(2) or vfork(2) of one's own, which run no handlers of pthread_atfork(3): until exec, that child
+/// keeps the lock. Exec and exit: released, as when the process is killed. Docs: docs/locks.md.
+class file_lock {
+public:
+  /// Makes a lock of `range` of the file, which nobody holds yet. The range may reach past the end, and an empty one is
+  /// always free. The file may be closed afterwards.
+  ///
+  /// Errors: `errc::closed`; `errc::out_of_range` for a range past 2^63; `errc::invalid_options` for `flock` of a part of a file
+  /// and for `lock_kind::process`; what open(2) reports of opening the file once more, which takes the same permissions.
+  [[nodiscard]] static auto create(file const& of, byte_range range = whole,
+                                   lock_kind kind = lock_kind::open_file_description) -> result<file_lock>;
+
+  /// A handle to nothing, as is one that was moved from or closed: what is called on it is `errc::closed`.
+  file_lock() noexcept = default;
+  file_lock(file_lock&& other) noexcept = default;
+  auto operator=(file_lock&& other) noexcept -> file_lock& = default;
+
+  /// Releases what is held.
+  ~file_lock() = default;
+
+  /// Waits until the lock is held. Errors: as above.
+  [[nodiscard]] auto acquire(lock_mode mode) -> result<void>;
+
+  /// Whether the lock could be had at once. False also while another thread waits in the system for the same object.
+  [[nodiscard]] auto try_acquire(lock_mode mode) -> result<bool>;
+
+  /// Waits for at most `limit`. Never false before that, in the time of the steady clock.
+  [[nodiscard]] auto acquire_for(lock_mode mode, wait_for limit) -> result<bool>;
+
+  /// Waits until `when` at most, by its clock, which may be set meanwhile.
+  template <class Clock, class Duration>
+  [[nodiscard]] auto acquire_until(lock_mode mode, std::chrono::time_point<Clock, Duration> const& when)
+      -> result<bool> {
+    return until<Clock>(when, [&](wait_for limit) { return acquire_for(mode, limit); });
+  }
+
+  /// Makes a shared lock exclusive, if nobody else holds it, in one step. When false, or an error, it is still shared.
+  ///
+  /// Errors: `errc::lock_not_held`; `std::errc::operation_not_supported` for `flock`, which would let go of the lock first.
+  [[nodiscard]] auto try_upgrade() -> result<bool>;
+
+  /// The same, waiting for others to go. Of two threads that upgrade one object, the second is told false at once, for they
+  /// would wait for each other; of two processes that do, each waits until its limit.
+  [[nodiscard]] auto upgrade_for(wait_for limit) -> result<bool>;
+
+  /// Makes an exclusive lock shared in one step. Errors: `errc::lock_not_held`; the lock is then as it was.
+  [[nodiscard]] auto downgrade() -> result<void>;
+
+  /// Releases the exclusive lock, or one share of a shared one. May be called on another thread than the one that acquired it.
+  ///
+  /// Errors: `errc::lock_not_held`, and what the system reports; it is then still held.
+  [[nodiscard]] auto release() -> result<void>;
+
+  /// The mode in which the process holds the lock through this object.
+  [[nodiscard]] auto held() const noexcept -> std::optional<lock_mode>;
+
+  [[nodiscard]] inline auto is_open() const noexcept -> bool { return static_cast<bool>(state_); }
+  [[nodiscard]] auto kind() const noexcept -> lock_kind;
+  [[nodiscard]] auto range() const noexcept -> byte_range;
+
+  /// The file as its handle called it; empty for one without a name.
+  [[nodiscard]] auto path() const noexcept -> std::string_view;
+
+  /// How the latest wait with a limit was made in the system's stead; see `set_lock_signal`. Why one had to poll goes to the
+  /// handler of `set_dropped_error_handler`.
+  [[nodiscard]] auto method() const noexcept -> wait_method;
+
+  /// Releases what is held, and closes. Errors: what close(2) reports; it is closed all the same.
+  [[nodiscard]] auto close() -> result<void>;
+
+  /// What the standard's wrappers call. These throw `system_error` for errors.
+  inline void lock() { or_throw(acquire(lock_mode::exclusive)); }
+  inline void lock_shared() { or_throw(acquire(lock_mode::shared)); }
+  [[nodiscard]] inline auto try_lock() -> bool { return or_throw(try_acquire(lock_mode::exclusive)); }
+  [[nodiscard]] inline auto try_lock_shared() -> bool { return or_throw(try_acquire(lock_mode::shared)); }
+  [[nodiscard]] inline auto try_lock_for(wait_for limit) -> bool {
+    return or_throw(acquire_for(lock_mode::exclusive, limit));
+  }
+  [[nodiscard]] inline auto try_lock_shared_for(wait_for limit) -> bool {
+    return or_throw(acquire_for(lock_mode::shared, limit));
+  }
+  template <class Clock, class Duration>
+  [[nodiscard]] auto try_lock_until(std::chrono::time_point<Clock, Duration> const& when) -> bool {
+    return or_throw(acquire_until(lock_mode::exclusive, when));
+  }
+  template <class Clock, class Duration>
+  [[nodiscard]] auto try_lock_shared_until(std::chrono::time_point<Clock, Duration> const& when) -> bool {
+    return or_throw(acquire_until(lock_mode::shared, when));
+  }
+
+  /// As `release`, for what cannot report: what goes wrong goes to the handler of `set_dropped_error_handler`. In a forked
+  /// child nothing is held, and nothing is wrong.
+  void unlock() noexcept;
+  inline void unlock_shared() noexcept { unlock(); }
+
+private:
+  using owned_state = std::unique_ptr<lock_state, lock_state_deleter>;
+
+  inline explicit file_lock(owned_state state) noexcept : state_{std::move(state)} {}
+
+  // A clock may be set back while a wait goes on, and the wait then has to go on too.
+  template <class Clock, class Duration, class Wait>
+  static auto until(std::chrono::time_point<Clock, Duration> const& when, Wait wait) -> result<bool> {
+    while (true) {
+      auto const now = Clock::now();
+      auto got = when > now ? wait(wait_for{when - now}) : wait(no_wait);
+      if (!got || *got || Clock::now() >= when) {
+        return got;
+      }
+    }
+  }
+
+  owned_state state_;
+};
+
+} // namespace fmmap

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <cerrno>
+#include <expected>
+#include <filesystem>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+module fmmap.lock;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+struct locked {
+  file_lock lock;
+  file opened;
+  bool created;
+};
+
+struct opened_file {
+  file opened;
+  bool created;
+};
+
+auto refuse_wait(file const& of) -> std::unexpected<error> {
+  return failure(ETIMEDOUT, "lock", of.path(), {}, describe_holders(of, whole));
+}
+
+auto status_of(std::filesystem::path const& path, bool follow) -> os::outcome<os::file_status> {
+  return os::retry([&] { return os::status_at(os::working_directory, path.c_str(), follow); });
+}
+
+// Opens the file, and tells whether this call has created it: nobody else could then have had it locked before.
+auto open_or_create(std::filesystem::path const& path, open_options options) -> result<opened_file> {
+  auto const may_create = std::exchange(options.create, false);
+  while (true) {
+    auto existing = file::open(path, options);
+    if (existing) {
+      return opened_file{.opened = std::move(*existing), .created = false};
+    }
+    if (!may_create || existing.error() != std::errc::no_such_file_or_directory) {
+      return std::unexpected(std::move(existing).error());
+    }
+    auto made = file::create_new(path, options);
+    if (made) {
+      return opened_file{.opened = std::move(*made), .created = true};
+    }
+    if (made.error() != std::errc::file_exists) {
+      return std::unexpected(std::move(made).error());
+    }
+    // Somebody else has created it meanwhile, unless it is a link that leads nowhere.
+    if (auto const there = status_of(path, false); there && there->type == os::file_type::symlink) {
+      return std::unexpected(std::move(made).error());
+    }
+  }
+}
+
+// Opens and locks the file that has the name while it is locked.
+auto open_under_lock(std::filesystem::path const& path, open_options const& options, lock_mode mode, lock_kind kind,
+                     clock::time_point deadline) -> result<locked> {
+  while (true) {
+    auto found = open_or_create(path, options);
+    if (!found) {
+      return std::unexpected(std::move(found).error());
+    }
+    auto lock = file_lock::create(found->opened, whole, kind);
+    if (!lock) {
+      return std::unexpected(std::move(lock).error());
+    }
+    auto const acquired = lock->acquire_for(mode, time_until(deadline));
+    if (!acquired) {
+      return std::unexpected(acquired.error());
+    }
+    if (!*acquired) {
+      return refuse_wait(found->opened);
+    }
+    auto const now = status_of(path, true);
+    if (now && file_identity{.device = now->device, .inode = now->inode} == found->opened.identity()) {
+      return locked{.lock = std::move(*lock), .opened = std::move(found->opened), .created = found->created};
+    }
+    if (!now && now.error() != ENOENT) {
+      return failure(now.error(), "lock", path.native());
+    }
+  }
+}
+
+// Maps what has been opened, and cuts it or gives it its size, now that nobody else may be using it.
+auto map_locked(locked held, locked_options const& options, lock_mode mode) -> result<locked_file> {
+  auto const remove_created = [&](auto& what) {
+    if (held.created && mode == lock_mode::exclusive) {
+      if (auto const removed = what.remove(); !removed) {
+        report_dropped_error(removed.error());
+      }
+    }
+  };
+  auto mapping = options.mapping;
+  auto const size = options.truncate ? std::exchange(mapping.size, 0) : 0;
+  auto file = mutable_mapped_file::adopt(std::move(held.opened), mapping);
+  if (!file) {
+    remove_created(held.opened);
+    return std::unexpected(std::move(file).error());
+  }
+  if (options.truncate) {
+    auto sized = file->resize(0);
+    if (sized && size > 0) {
+      sized = file->resize(size);
+    }
+    if (!sized) {
+      remove_created(*file);
+      return std::unexpected(std::move(sized).error());
+    }
+  }
+  return locked_file{.lock = std::move(held.lock), .file = std::move(*file)};
+}
+
+} // namespace
+
+auto open_locked(std::filesystem::path const& path, locked_options options, lock_mode mode, wait_for limit)
+    -> result<locked_file> {
+  if (options.truncate && mode != lock_mode::exclusive) {
+    return failure(errc::invalid_options, "open", path.native(), {}, "cutting the file needs an exclusive lock");
+  }
+  auto const& mapping = options.mapping;
+  auto held = open_under_lock(path,
+                              {.access = access::read_write,
+                               .create = options.create,
+                               .permissions = mapping.permissions,
+                               .symlinks = mapping.symlinks,
+                               .sync_directory = mapping.sync_directory},
+                              mode, options.kind, deadline_of(limit));
+  if (!held) {
+    return std::unexpected(std::move(held).error());
+  }
+  return map_locked(std::move(*held), options, mode);
+}
+
+auto open_locked_for_reading(std::filesystem::path const& path, read_options options, wait_for limit, lock_kind kind)
+    -> result<locked_reader> {
+  auto held = open_under_lock(path, {.symlinks = options.symlinks}, lock_mode::shared, kind, deadline_of(limit));
+  if (!held) {
+    return std::unexpected(std::move(held).error());
+  }
+  auto file = mapped_file::adopt(std::move(held->opened), options);
+  if (!file) {
+    return std::unexpected(std::move(file).error());
+  }
+  return locked_reader{.lock = std::move(held->lock), .file = std::move(*file)};
+}
+
+} // namespace fmmap

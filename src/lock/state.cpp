@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+
+#include <pthread.h>
+
+module fmmap.lock;
+
+import :state;
+import fmmap.os;
+
+namespace fmmap {
+
+namespace {
+
+using std::memory_order_acq_rel;
+using std::memory_order_acquire;
+using std::memory_order_relaxed;
+using std::memory_order_release;
+
+// What one thread writes before it lets go of a lock, another sees that acquires it afterwards: by the system alone where
+// they are two processes, but C++ knows nothing of that, and neither does a race detector. A word for each file, roughly.
+struct alignas(64) ordering_word {
+  std::atomic<std::uint64_t> value{0};
+};
+
+auto ordering_of(file_identity const& identity) noexcept -> std::atomic<std::uint64_t>& {
+  static constinit std::array<ordering_word, 64> words{};
+  return words[std::hash<file_identity>{}(identity) % words.size()].value;
+}
+
+auto system_mode(lock_mode mode) noexcept -> os::locking {
+  return mode == lock_mode::exclusive ? os::locking::exclusive : os::locking::shared;
+}
+
+auto nanoseconds_of(clock::time_point when) noexcept -> std::int64_t {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count();
+}
+
+} // namespace
+
+// All locks of the process, for a fork: the child closes them, so that they end with the parent.
+class open_locks {
+public:
+  // Opens what `open` opens and notes it, in one step as a fork sees it.
+  template <class Open>
+  static auto add(lock_state& state, Open open) -> os::outcome<void> {
+    watch_forks();
+    std::scoped_lock const guard{mutex};
+    auto const descriptor = open();
+    if (!descriptor) {
+      return std::unexpected(descriptor.error());
+    }
+    state.descriptor_ = *descriptor;
+    state.next_ = first;
+    state.link_ = &first;
+    if (first != nullptr) {
+      first->link_ = &state.next_;
+    }
+    first = &state;
+    return {};
+  }
+
+  static auto remove(lock_state& state) noexcept -> os::outcome<void> {
+    std::scoped_lock const guard{mutex};
+    if (state.link_ == nullptr) {
+      return {};
+    }
+    *state.link_ = state.next_;
+    if (state.next_ != nullptr) {
+      state.next_->link_ = state.link_;
+    }
+    state.link_ = nullptr;
+    auto const descriptor = state.descriptor_.exchange(os::no_descriptor);
+    return descriptor >= 0 ? os::close(descriptor) : os::outcome<void>{};
+  }
+
+private:
+  static void watch_forks() {
+    static bool const watching = [] {
+      auto const code = ::pthread_atfork(
+          +[] { mutex.lock(); }, +[] { mutex.unlock(); },
+          +[] {
+            forget_all();
+            mutex.unlock();
+          });
+      if (code != 0) {
+        throw std::system_error{code, std::generic_category(), "pthread_atfork"};
+      }
+      return true;
+    }();
+    (void)watching;
+  }
+
+  // In a child. Closing leaves the parent its lock, where unlocking would take it.
+  static void forget_all() noexcept {
+    for (auto* state = first; state != nullptr; state = state->next_) {
+      (void)os::close(state->descriptor_);
+      state->descriptor_ = lock_state::forked;
+    }
+  }
+
+  static constinit std::mutex mutex;
+  static constinit lock_state* first;
+};
+
+constinit std::mutex open_locks::mutex;
+constinit lock_state* open_locks::first = nullptr;
+
+auto system_range(byte_range range) noexcept -> std::optional<os::lock_range> {
+  if (range.offset > os::largest_offset) {
+    return std::nullopt;
+  }
+  if (range.length == to_end) {
+    return os::lock_range{.offset = range.offset, .length = 0};
+  }
+  if (range.length > os::largest_offset - range.offset) {
+    return std::nullopt;
+  }
+  return os::lock_range{.offset = range.offset, .length = range.length};
+}
+
+// --- Opening and closing ----------------------------------------------------------------------------------------------
+
+lock_state::lock_state(file const& of, byte_range range, os::lock_range bytes, lock_kind kind)
+    : kind_{kind},
+      writable_{of.access() == access::read_write},
+      range_{range},
+      bytes_{bytes},
+      order_{&ordering_of(of.identity())},
+      path_{of.path()} {}
+
+auto lock_state::open(file const& of, byte_range range, lock_kind kind) -> result<std::unique_ptr<lock_state>> {
+  if (!of.is_open()) {
+    return failure(errc::closed, "lock");
+  }
+  auto const bytes = system_range(range);
+  if (!bytes) {
+    return failure(errc::out_of_range, "lock", of.path(), range, "offsets of files end at 2^63");
+  }
+  if (kind == lock_kind::process) {
+    return failure(errc::invalid_options, "lock", of.path(), part_of_file(range),
+                   "closing any descriptor of the file would drop a lock of the process");
+  }
+  if (kind == lock_kind::flock && range != whole) {
+    return failure(errc::invalid_options, "lock", of.path(), range, "flock(2) locks whole files");
+  }
+  std::unique_ptr<lock_state> state{new lock_state{of, range, *bytes, kind}};
+  auto const opened = open_locks::add(
+      *state, [&] { return os::retry([&] { return os::reopen(of.native_handle(), {.write = state->writable_}); }); });
+  if (!opened) {
+    auto const hint = opened.error() == EACCES   ? "a lock opens the file once more, and that is not permitted any more"
+                      : opened.error() == ENOENT ? "a lock opens the file once more by way of /proc, which is not there"
+                                                 : "";
+    return failure(opened.error(), "lock", of.path(), part_of_file(range), hint);
+  }
+  return state;
+}
+
+lock_state::~lock_state() {
+  if (auto const closed = close(); !closed) {
+    report_dropped_error(fail(closed.error(), "close the lock of").error());
+  }
+}
+
+auto lock_state::close() noexcept -> os::outcome<void> { return open_locks::remove(*this); }
+
+void lock_state_deleter::operator()(lock_state* state) const noexcept {
+  // Threads that waited when the process was forked are not in the child, and what they waited at cannot be destroyed there:
+  // pthread_cond_destroy(3) would wait for them.
+  if (state->is_forked() && state->is_waited_for()) {
+    (void)state->close();
+    return;
+  }
+  delete state;
+}
+
+// --- The system's lock ------------------------------------------------------------------------------------------------
+
+auto lock_state::make_lock(os::locking mode, bool wait) const noexcept -> os::outcome<void> {
+  auto const descriptor = descriptor_.load(memory_order_relaxed);
+  return kind_ == lock_kind::flock ? os::lock_file(descriptor, mode, wait)
+                                   : os::lock_bytes(descriptor, mode, bytes_, wait);
+}
+
+auto lock_state::unlock_in_system() const noexcept -> os::outcome<void> {
+  if (range_.length == 0) {
+    return {};
+  }
+  order_->fetch_add(1, memory_order_release);
+  auto const descriptor = descriptor_.load(memory_order_relaxed);
+  return os::retry(
+      [&] { return kind_ == lock_kind::flock ? os::unlock_file(descriptor) : os::unlock_bytes(descriptor, bytes_); });
+}
+
+// POSIX lets fcntl(2) say either; flock(2) has but one.
+auto lock_state::is_contention(int code) const noexcept -> bool {
+  return code == EAGAIN || (code == EACCES && kind_ == lock_kind::open_file_description);
+}
+
+auto lock_state::lock_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool> {
+  if (range_.length == 0) { // which the system would take for all bytes from the offset on
+    return true;
+  }
+  auto const made = os::retry([&] { return make_lock(mode, false); });
+  auto acquired = os::outcome<bool>{made.has_value()};
+  if (!made) [[unlikely]] {
+    acquired = !is_contention(made.error()) ? std::unexpected(made.error())
+               : deadline == at_once        ? os::outcome<bool>{false}
+                                            : wait_in_system(mode, deadline);
+  }
+  if (acquired && *acquired) {
+    (void)order_->load(memory_order_acquire);
+  }
+  return acquired;
+}
+
+auto lock_state::wait_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool> {
+  announce_wait();
+  if (deadline == never) {
+    auto const made = os::retry([&] { return make_lock(mode, true); });
+    return made ? os::outcome<bool>{true} : std::unexpected(made.error());
+  }
+  auto const signal = interrupting_signal();
+  auto const limit = signal != 0 ? os::time_limit::begin(signal, nanoseconds_of(deadline))
+                                 : os::outcome<os::time_limit>{std::unexpected(0)};
+  method_ = limit ? wait_method::kernel : wait_method::polling;
+  if (!limit) {
+    if (limit.error() != 0) {
+      report_dropped_error(fail(limit.error(), "set a timer for the lock of", "the wait polls instead").error());
+    }
+    return poll_system(mode, deadline);
+  }
+  while (true) {
+    auto const made = make_lock(mode, true);
+    if (made) {
+      return true;
+    }
+    if (made.error() != EINTR) {
+      return std::unexpected(made.error());
+    }
+    if (clock::now() >= deadline) {
+      return false;
+    }
+  }
+}
+
+auto lock_state::poll_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool> {
+  using namespace std::chrono_literals;
+  constexpr clock::duration longest = 1ms;
+  clock::duration pause = 20us;
+  while (true) {
+    auto const now = clock::now();
+    (void)os::sleep_until(nanoseconds_of(std::min(deadline, now + pause))); // a signal only makes it shorter
+    auto const made = os::retry([&] { return make_lock(mode, false); });
+    if (made) {
+      return true;
+    }
+    if (!is_contention(made.error())) {
+      return std::unexpected(made.error());
+    }
+    if (clock::now() >= deadline) {
+      return false;
+    }
+    pause = std::min(longest, pause * 2);
+  }
+}
+
+// --- The threads of this process --------------------------------------------------------------------------------------
+
+// Ends a change that this thread has made, with what is so from now on.
+void lock_state::settle(std::uint32_t now) noexcept {
+  if ((word_.exchange(now, memory_order_acq_rel) & parked) != 0) [[unlikely]] {
+    wake();
+  }
+}
+
+// Lets those go away who would wait for a moment, but not for as long as this thread is about to.
+void lock_state::announce_wait() noexcept {
+  if ((word_.fetch_or(waiting, memory_order_acq_rel) & parked) != 0) {
+    word_.fetch_and(~(parked | wanted), memory_order_acq_rel);
+    wake();
+  }
+}
+
+// All look again, and park again where they have to: what they wish is forgotten with it.
+void lock_state::wake() noexcept {
+  {
+    std::scoped_lock const guard{mutex_};
+    ++changes_;
+  }
+  changed_.notify_all();
+}
+
+// Waits for the word to be another than `seen`, and notes what the thread wishes while it does.
+auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::time_point deadline) -> change {
+  // Who only asks the system, and does not wait there, is done in a moment: not even a try gives up for that.
+  auto const momentary = (seen & changing) != 0 && (seen & waiting) == 0;
+  if (!momentary && (deadline == at_once || (deadline != never && clock::now() >= deadline))) {
+    return change::too_late;
+  }
+  std::unique_lock guard{mutex_};
+  if (!word_.compare_exchange_strong(seen, seen | parked | wish, memory_order_acq_rel)) {
+    return change::seen;
+  }
+  auto const before = changes_;
+  auto const has_changed = [&] { return changes_ != before; };
+  if (momentary || deadline == never) {
+    changed_.wait(guard, has_changed);
+  } else if (!changed_.wait_until(guard, deadline, has_changed)) {
+    word_.fetch_and(~(parked | wanted), memory_order_acq_rel); // others set theirs again
+    ++changes_;
+    changed_.notify_all();
+  }
+  return change::seen;
+}
+
+// Asks the system on behalf of all threads: this one has marked the word as changing. `otherwise` is how it goes on when the
+// lock cannot be had.
+auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise) -> result<bool> {
+  auto const acquired = lock_in_system(system_mode(mode), deadline);
+  if (!acquired || !*acquired) [[unlikely]] {
+    settle(otherwise);
+    return acquired ? result<bool>{false} : fail(acquired.error(), otherwise == 0 ? "lock" : "upgrade the lock of");
+  }
+  if (mode == lock_mode::exclusive) {
+    owner_.store(std::this_thread::get_id(), memory_order_relaxed);
+    settle(exclusive);
+  } else {
+    settle(1);
+  }
+  return true;
+}
+
+auto lock_state::acquire(lock_mode mode, clock::time_point deadline) -> result<bool> {
+  if (is_forked()) [[unlikely]] {
+    return fail(errc::forked, "lock");
+  }
+  auto const alone = mode == lock_mode::exclusive;
+  if (alone && !writable_ && kind_ != lock_kind::flock) [[unlikely]] {
+    return fail(errc::read_only, "lock", "an exclusive lock needs access::read_write, or lock_kind::flock");
+  }
+  while (true) {
+    auto seen = word_.load(memory_order_relaxed);
+    if ((seen & (sharers | exclusive | changing)) == 0) {
+      if (word_.compare_exchange_weak(seen, seen | changing, memory_order_acquire)) {
+        return ask_system(mode, deadline, 0);
+      }
+    } else if (!alone && (seen & sharers) != 0 && (seen & (changing | wanted | upgrading)) == 0) {
+      if ((seen & sharers) == sharers) {
+        return fail(EAGAIN, "lock", "too many threads share it");
+      }
+      if (word_.compare_exchange_weak(seen, seen + 1, memory_order_acquire)) {
+        return true;
+      }
+    } else {
+      if ((seen & exclusive) != 0 && deadline != at_once &&
+          owner_.load(memory_order_relaxed) == std::this_thread::get_id()) {
+        return fail(EDEADLK, "lock", "this thread has it exclusively");
+      }
+      if (wait_for_change(seen, alone ? wanted : 0, deadline) == change::too_late) {
+        return false;
+      }
+    }
+  }
+}
+
+auto lock_state::upgrade(clock::time_point deadline) -> result<bool> {
+  constexpr std::string_view operation = "upgrade the lock of";
+  if (is_forked()) {
+    return fail(errc::forked, operation);
+  }
+  if (kind_ == lock_kind::flock) {
+    return fail(EOPNOTSUPP, operation, "flock(2) would let go of the shared lock first");
+  }
+  if (!writable_) {
+    return fail(errc::read_only, operation, "an exclusive lock needs access::read_write");
+  }
+  auto const waits = deadline != at_once;
+  bool announced = false;
+  while (true) {
+    auto seen = word_.load(memory_order_relaxed);
+    auto const count = seen & sharers;
+    if (count == 0) {
+      return fail(errc::lock_not_held, operation, "it has to be shared");
+    }
+    if (count == 1 && (seen & changing) == 0) {
+      if (word_.compare_exchange_weak(seen, seen | changing, memory_order_acquire)) {
+        return ask_system(lock_mode::exclusive, deadline, 1);
+      }
+    } else if (!announced && (!waits || (seen & upgrading) != 0)) {
+      return false;
+    } else if (!announced) {
+      announced = word_.compare_exchange_weak(seen, seen | upgrading, memory_order_acquire);
+    } else if (wait_for_change(seen, 0, deadline) == change::too_late) {
+      word_.fetch_and(~(upgrading | parked | wanted), memory_order_acq_rel);
+      wake();
+      return false;
+    }
+  }
+}
+
+auto lock_state::downgrade() -> result<void> {
+  constexpr std::string_view operation = "downgrade the lock of";
+  if (is_forked()) {
+    return fail(errc::forked, operation);
+  }
+  auto seen = word_.load(memory_order_relaxed);
+  do {
+    if ((seen & exclusive) == 0) {
+      return fail(errc::lock_not_held, operation, "it has to be exclusive");
+    }
+  } while (!word_.compare_exchange_weak(seen, (seen & ~exclusive) | changing, memory_order_acquire));
+  order_->fetch_add(1, memory_order_release);
+  auto const shared = lock_in_system(os::locking::shared, at_once);
+  if (!shared || !*shared) {
+    // fcntl(2) has then changed nothing. flock(2) may have let go of the lock, and somebody may have taken it.
+    settle(kind_ == lock_kind::flock ? 0 : exclusive);
+    return fail(shared ? EAGAIN : shared.error(), operation,
+                kind_ == lock_kind::flock ? "the lock is lost" : "it is still exclusive");
+  }
+  owner_.store({}, memory_order_relaxed);
+  settle(1);
+  return {};
+}
+
+auto lock_state::release(bool for_sure) -> result<void> {
+  constexpr std::string_view operation = "unlock";
+  if (is_forked()) {
+    return fail(errc::forked, operation);
+  }
+  auto seen = word_.load(memory_order_relaxed);
+  while (true) {
+    auto const count = seen & sharers;
+    if (count == 0 && (seen & exclusive) == 0) {
+      return fail(errc::lock_not_held, operation);
+    }
+    if (count > 1) {
+      // Who waits to upgrade has one of the shares, and goes on when it is the last.
+      auto const last = count == 2 && (seen & upgrading) != 0;
+      auto const rest = last ? (seen - 1) & ~(parked | wanted) : seen - 1;
+      if (word_.compare_exchange_weak(seen, rest, memory_order_release)) {
+        if (last) {
+          wake();
+        }
+        return {};
+      }
+      continue;
+    }
+    if ((seen & changing) != 0) {
+      return fail(errc::lock_not_held, operation, "the last share is being upgraded");
+    }
+    auto const held = count + (seen & exclusive);
+    if (word_.compare_exchange_weak(seen, (seen - held) | changing, memory_order_acq_rel)) {
+      auto const unlocked = unlock_in_system();
+      if (unlocked || for_sure) {
+        owner_.store({}, memory_order_relaxed);
+        settle(0);
+      } else {
+        settle(held);
+      }
+      return unlocked ? result<void>{} : fail(unlocked.error(), operation);
+    }
+  }
+}
+
+auto lock_state::held() const noexcept -> std::optional<lock_mode> {
+  auto const seen = word_.load(memory_order_relaxed);
+  return is_forked()               ? std::nullopt
+         : (seen & exclusive) != 0 ? std::optional{lock_mode::exclusive}
+         : (seen & sharers) != 0   ? std::optional{lock_mode::shared}
+                                   : std::nullopt;
+}
+
+auto lock_state::fail(int code, std::string_view operation, std::string_view hint) const -> std::unexpected<error> {
+  return failure(code, operation, path_, part_of_file(range_), hint);
+}
+
+auto lock_state::fail(errc code, std::string_view operation, std::string_view hint) const -> std::unexpected<error> {
+  return failure(code, operation, path_, part_of_file(range_), hint);
+}
+
+} // namespace fmmap

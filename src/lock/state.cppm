@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+
+// What a file_lock is: a lock of the system's, held by an open file description, and the threads of this process that have
+// it. Implementation units only.
+module fmmap.lock:state;
+
+import fmmap.core;
+import fmmap.os;
+import :lock_mode;
+import :wait_for;
+
+namespace fmmap {
+
+using clock = std::chrono::steady_clock;
+
+inline constexpr auto at_once = clock::time_point::min();
+inline constexpr auto never = clock::time_point::max();
+
+// When a wait that begins now is over.
+[[nodiscard]] inline auto deadline_of(wait_for limit) noexcept -> clock::time_point {
+  if (limit == no_wait) {
+    return at_once;
+  }
+  auto const now = clock::now();
+  return limit.limit() >= never - now ? never : now + limit.limit();
+}
+
+// The rest of a wait that is over at `deadline`.
+[[nodiscard]] inline auto time_until(clock::time_point deadline) noexcept -> wait_for {
+  return deadline == at_once ? no_wait : deadline == never ? forever : wait_for{deadline - clock::now()};
+}
+
+// An error of the system, by errno, ready to return.
+[[nodiscard, gnu::cold]] inline auto failure(int code, std::string_view operation, std::string_view path,
+                                             std::optional<byte_range> range = {}, std::string_view hint = {})
+    -> std::unexpected<error> {
+  return std::unexpected(error::make({code, std::system_category()}, operation, path, range, hint));
+}
+
+// One of fmmap itself.
+[[nodiscard, gnu::cold]] inline auto failure(errc code, std::string_view operation, std::string_view path = {},
+                                             std::optional<byte_range> range = {}, std::string_view hint = {})
+    -> std::unexpected<error> {
+  return std::unexpected(error::make(make_error_code(code), operation, path, range, hint));
+}
+
+// The bytes of a range, for the system; empty when its numbers cannot be those of a file.
+[[nodiscard]] auto system_range(byte_range range) noexcept -> std::optional<os::lock_range>;
+
+// The range for an error, where it is not all of the file.
+[[nodiscard]] inline auto part_of_file(byte_range range) noexcept -> std::optional<byte_range> {
+  return range == whole ? std::nullopt : std::optional{range};
+}
+
+// What to say beside a wait that was too short: who holds the lock, where that can be seen.
+[[nodiscard]] auto describe_holders(file const& of, byte_range range) -> std::string;
+
+// The signal that ends waits with a limit, with its handler in place; 0 when there is none.
+[[nodiscard]] auto interrupting_signal() noexcept -> int;
+
+class lock_state {
+public:
+  [[nodiscard]] static auto open(file const& of, byte_range range, lock_kind kind)
+      -> result<std::unique_ptr<lock_state>>;
+
+  lock_state(lock_state const&) = delete;
+  auto operator=(lock_state const&) -> lock_state& = delete;
+  ~lock_state();
+
+  // Whether it was acquired by `deadline`.
+  [[nodiscard]] auto acquire(lock_mode mode, clock::time_point deadline) -> result<bool>;
+  [[nodiscard]] auto upgrade(clock::time_point deadline) -> result<bool>;
+  [[nodiscard]] auto downgrade() -> result<void>;
+
+  // `for_sure` lets the threads of this process have the lock also where the system does not let go of it.
+  [[nodiscard]] auto release(bool for_sure) -> result<void>;
+
+  [[nodiscard]] auto held() const noexcept -> std::optional<lock_mode>;
+  [[nodiscard]] auto close() noexcept -> os::outcome<void>;
+  [[nodiscard]] inline auto is_forked() const noexcept -> bool { return descriptor_ == forked; }
+
+  // Whether a thread waits for it, or did in the process that this one was forked from.
+  [[nodiscard]] inline auto is_waited_for() const noexcept -> bool { return (word_ & parked) != 0; }
+
+  [[nodiscard]] inline auto kind() const noexcept -> lock_kind { return kind_; }
+  [[nodiscard]] inline auto range() const noexcept -> byte_range { return range_; }
+  [[nodiscard]] inline auto path() const noexcept -> std::string_view { return path_; }
+  [[nodiscard]] inline auto method() const noexcept -> wait_method { return method_; }
+
+private:
+  friend class open_locks;
+
+  // The threads that have the lock, in one word: how many share it, and
+  static constexpr std::uint32_t sharers = (1U << 24) - 1;
+  static constexpr std::uint32_t exclusive = 1U << 24; // one has it exclusively
+  static constexpr std::uint32_t changing = 1U << 25;  // one is asking the system for a change
+  static constexpr std::uint32_t waiting = 1U << 26;   // and waits there for others to let go
+  static constexpr std::uint32_t parked = 1U << 27;    // some wait for the word to change
+  static constexpr std::uint32_t wanted = 1U << 28;    // some of those want it exclusively: nobody is to share it anew
+  static constexpr std::uint32_t upgrading = 1U << 29; // one of the sharers waits to be the last: likewise
+
+  static constexpr os::descriptor forked = -2;
+
+  lock_state(file const& of, byte_range range, os::lock_range bytes, lock_kind kind);
+
+  [[nodiscard]] auto ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise) -> result<bool>;
+  [[nodiscard]] auto lock_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool>;
+  [[nodiscard]] auto wait_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool>;
+  [[nodiscard]] auto poll_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool>;
+  [[nodiscard]] auto make_lock(os::locking mode, bool wait) const noexcept -> os::outcome<void>;
+  [[nodiscard]] auto unlock_in_system() const noexcept -> os::outcome<void>;
+  [[nodiscard]] auto is_contention(int code) const noexcept -> bool;
+
+  enum class change : unsigned char { seen, too_late };
+  [[nodiscard]] auto wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::time_point deadline) -> change;
+  void settle(std::uint32_t now) noexcept;
+  void announce_wait() noexcept;
+  void wake() noexcept;
+
+  [[nodiscard, gnu::cold]] auto fail(int code, std::string_view operation, std::string_view hint = {}) const
+      -> std::unexpected<error>;
+  [[nodiscard, gnu::cold]] auto fail(errc code, std::string_view operation, std::string_view hint = {}) const
+      -> std::unexpected<error>;
+
+  std::atomic<std::uint32_t> word_{0};
+  std::atomic<std::thread::id> owner_; // the one that has it exclusively
+  std::atomic<os::descriptor> descriptor_{os::no_descriptor};
+  lock_kind kind_;
+  bool writable_;
+  std::atomic<wait_method> method_{wait_method::kernel};
+  byte_range range_;
+  os::lock_range bytes_;
+  std::atomic<std::uint64_t>* order_; // what is ordered by this lock, and by others of the same file
+  std::string path_;
+
+  std::mutex mutex_; // of the two below
+  std::condition_variable changed_;
+  std::uint64_t changes_ = 0;
+
+  lock_state* next_ = nullptr; // of all open locks
+  lock_state** link_ = nullptr;
+};
+
+} // namespace fmmap
