@@ -90,7 +90,8 @@ public:
   /// would wait for each other; of two processes that do, each waits until its limit.
   [[nodiscard]] auto upgrade_for(wait_for limit) -> result<bool>;
 
-  /// Makes an exclusive lock shared in one step. Errors: `errc::lock_not_held`; the lock is then as it was.
+  /// Makes an exclusive lock shared in one step. Errors: `errc::lock_not_held`, and what the system reports; the lock is then
+  /// as it was. That of flock(2) is lost where the system says that somebody else has it: Linux never does on a disk of its own.
   [[nodiscard]] auto downgrade() -> result<void>;
 
   /// Releases the exclusive lock, or one share of a shared one. May be called on another thread than the one that acquired it.

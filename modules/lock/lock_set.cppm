@@ -39,7 +39,8 @@ public:
   [[nodiscard]] inline auto locks() const noexcept -> std::span<file_lock const> { return locks_; }
   [[nodiscard]] inline auto empty() const noexcept -> bool { return locks_.empty(); }
 
-  /// Releases all of them, the last taken first, and is empty then. Errors: the first that `file_lock::close` reports.
+  /// Releases all of them, the last taken first, and is empty then. Errors: the first that `file_lock::close` reports;
+  /// others go to the handler of `set_dropped_error_handler`.
   [[nodiscard]] auto release() -> result<void>;
 
 private:

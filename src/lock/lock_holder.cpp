@@ -180,38 +180,51 @@ auto numbers_in(std::string const& path) -> std::vector<std::string> {
   }
 }
 
-// Puts names to locks of open file descriptions, of which /proc/locks knows no process, but which the descriptors' owners
-// show.
-void find_processes(locked_inode const& inode, std::vector<lock_holder>& holders) {
-  auto const unknown = [](lock_holder const& holder) { return !holder.process; };
-  auto missing = std::ranges::count_if(holders, unknown);
-  for (auto const& process : numbers_in("/proc")) {
-    if (missing == 0) {
-      return;
+// Puts a process's number to the locks that its descriptors show.
+void look_at(std::string const& process, locked_inode const& inode, std::vector<lock_holder>& holders) {
+  auto const folder = "/proc/" + process + "/fdinfo";
+  for (auto const& descriptor : numbers_in(folder)) {
+    auto const info = file_view::open(folder + '/' + descriptor);
+    if (!info) {
+      continue;
     }
-    auto const folder = "/proc/" + process + "/fdinfo";
-    for (auto const& descriptor : numbers_in(folder)) {
-      auto const info = file_view::open(folder + '/' + descriptor);
-      if (!info) {
+    for (auto line : lines{text_of(*info)}) {
+      if (!line.starts_with("lock:")) {
         continue;
       }
-      for (auto line : lines{text_of(*info)}) {
-        if (!line.starts_with("lock:")) {
-          continue;
-        }
-        line.remove_prefix(line.find(':') + 1);
-        auto const lock = parse(line);
-        if (!lock || !(lock->inode == inode)) {
-          continue;
-        }
-        auto const match = std::ranges::find_if(holders, [&](lock_holder const& holder) {
-          return unknown(holder) && key_of(holder) == key_of(lock->holder);
-        });
-        if (match != holders.end()) {
-          match->process = number_in<int>(process);
-          --missing;
-        }
+      line.remove_prefix(line.find(':') + 1);
+      auto const lock = parse(line);
+      if (!lock || !(lock->inode == inode)) {
+        continue;
       }
+      auto const match = std::ranges::find_if(holders, [&](lock_holder const& holder) {
+        return !holder.process && key_of(holder) == key_of(lock->holder);
+      });
+      if (match != holders.end()) {
+        match->process = number_in<int>(process);
+      }
+    }
+  }
+}
+
+// Puts processes to locks of open file descriptions, of which /proc/locks knows none.
+void find_processes(locked_inode const& inode, std::vector<lock_holder>& holders) {
+  auto const all_known = [&] {
+    return std::ranges::all_of(holders, [](auto const& h) { return h.process.has_value(); });
+  };
+  auto const self = std::to_string(os::process_id());
+  if (!all_known()) {
+    look_at(self, inode, holders);
+  }
+  if (all_known()) {
+    return;
+  }
+  for (auto const& process : numbers_in("/proc")) {
+    if (process != self) {
+      look_at(process, inode, holders);
+    }
+    if (all_known()) {
+      return;
     }
   }
 }

@@ -128,7 +128,9 @@ auto lock_set::release() -> result<void> {
   while (!locks_.empty()) {
     auto closed = locks_.back().close();
     locks_.pop_back();
-    if (!closed && first) {
+    if (!closed && !first) {
+      report_dropped_error(closed.error());
+    } else if (!closed) {
       first = std::move(closed);
     }
   }

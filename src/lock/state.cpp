@@ -285,22 +285,41 @@ auto lock_state::poll_system(os::locking mode, clock::time_point deadline) -> os
 
 // --- The threads of this process --------------------------------------------------------------------------------------
 
-// Ends a change that this thread has made, with what is so from now on.
+// Ends a change that this thread has made, with what is so from now on. Threads that wait look again.
 void lock_state::settle(std::uint32_t now) noexcept {
   if ((word_.exchange(now, memory_order_acq_rel) & parked) != 0) [[unlikely]] {
     wake();
   }
 }
 
-// Lets those go away who would wait for a moment, but not for as long as this thread is about to.
-void lock_state::announce_wait() noexcept {
-  if ((word_.fetch_or(waiting, memory_order_acq_rel) & parked) != 0) {
-    word_.fetch_and(~(parked | wanted), memory_order_acq_rel);
+// The same after the last share, which those have waited for who want it exclusively: they are not to be overtaken by those
+// who come to share it.
+void lock_state::settle_free() noexcept {
+  auto seen = word_.load(memory_order_relaxed);
+  while (!word_.compare_exchange_weak(seen, seen & wanted, memory_order_acq_rel)) {
+  }
+  if ((seen & parked) != 0) [[unlikely]] {
     wake();
   }
 }
 
-// All look again, and park again where they have to: what they wish is forgotten with it.
+// A thread that has wished for something gives up.
+void lock_state::withdraw(std::uint32_t wish) noexcept {
+  if (wish != 0) {
+    word_.fetch_and(~(wish | parked), memory_order_acq_rel);
+    wake(); // others who wish for the same say so again
+  }
+}
+
+// Lets those go away who would wait for a moment, but not for as long as this thread is about to.
+void lock_state::announce_wait() noexcept {
+  if ((word_.fetch_or(waiting, memory_order_acq_rel) & parked) != 0) {
+    word_.fetch_and(~parked, memory_order_acq_rel);
+    wake();
+  }
+}
+
+// All look again, and park again where they have to.
 void lock_state::wake() noexcept {
   {
     std::scoped_lock const guard{mutex_};
@@ -324,10 +343,8 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
   auto const has_changed = [&] { return changes_ != before; };
   if (momentary || deadline == never) {
     changed_.wait(guard, has_changed);
-  } else if (!changed_.wait_until(guard, deadline, has_changed)) {
-    word_.fetch_and(~(parked | wanted), memory_order_acq_rel); // others set theirs again
-    ++changes_;
-    changed_.notify_all();
+  } else {
+    (void)changed_.wait_until(guard, deadline, has_changed);
   }
   return change::seen;
 }
@@ -357,9 +374,11 @@ auto lock_state::acquire(lock_mode mode, clock::time_point deadline) -> result<b
   if (alone && !writable_ && kind_ != lock_kind::flock) [[unlikely]] {
     return fail(errc::read_only, "lock", "an exclusive lock needs access::read_write, or lock_kind::flock");
   }
+  auto const in_the_way = sharers | exclusive | changing | (alone ? 0 : wanted);
+  std::uint32_t wish = 0;
   while (true) {
     auto seen = word_.load(memory_order_relaxed);
-    if ((seen & (sharers | exclusive | changing)) == 0) {
+    if ((seen & in_the_way) == 0) {
       if (word_.compare_exchange_weak(seen, seen | changing, memory_order_acquire)) {
         return ask_system(mode, deadline, 0);
       }
@@ -376,8 +395,10 @@ auto lock_state::acquire(lock_mode mode, clock::time_point deadline) -> result<b
         return fail(EDEADLK, "lock", "this thread has it exclusively");
       }
       if (wait_for_change(seen, alone ? wanted : 0, deadline) == change::too_late) {
+        withdraw(wish);
         return false;
       }
+      wish = alone ? wanted : 0;
     }
   }
 }
@@ -410,8 +431,7 @@ auto lock_state::upgrade(clock::time_point deadline) -> result<bool> {
     } else if (!announced) {
       announced = word_.compare_exchange_weak(seen, seen | upgrading, memory_order_acquire);
     } else if (wait_for_change(seen, 0, deadline) == change::too_late) {
-      word_.fetch_and(~(upgrading | parked | wanted), memory_order_acq_rel);
-      wake();
+      withdraw(upgrading);
       return false;
     }
   }
@@ -429,12 +449,13 @@ auto lock_state::downgrade() -> result<void> {
     }
   } while (!word_.compare_exchange_weak(seen, (seen & ~exclusive) | changing, memory_order_acquire));
   order_->fetch_add(1, memory_order_release);
-  auto const shared = lock_in_system(os::locking::shared, at_once);
-  if (!shared || !*shared) {
-    // fcntl(2) has then changed nothing. flock(2) may have let go of the lock, and somebody may have taken it.
-    settle(kind_ == lock_kind::flock ? 0 : exclusive);
-    return fail(shared ? EAGAIN : shared.error(), operation,
-                kind_ == lock_kind::flock ? "the lock is lost" : "it is still exclusive");
+  auto const shared =
+      range_.length == 0 ? os::outcome<void>{} : os::retry([&] { return make_lock(os::locking::shared, false); });
+  if (!shared) {
+    // fcntl(2) has then changed nothing. Of flock(2) the manual says that it lets go of the lock first: somebody may have it.
+    auto const lost = kind_ == lock_kind::flock && is_contention(shared.error());
+    settle(lost ? 0 : exclusive);
+    return fail(shared.error(), operation, lost ? "it is lost to somebody else" : "it is still exclusive");
   }
   owner_.store({}, memory_order_relaxed);
   settle(1);
@@ -455,7 +476,7 @@ auto lock_state::release(bool for_sure) -> result<void> {
     if (count > 1) {
       // Who waits to upgrade has one of the shares, and goes on when it is the last.
       auto const last = count == 2 && (seen & upgrading) != 0;
-      auto const rest = last ? (seen - 1) & ~(parked | wanted) : seen - 1;
+      auto const rest = last ? (seen - 1) & ~parked : seen - 1;
       if (word_.compare_exchange_weak(seen, rest, memory_order_release)) {
         if (last) {
           wake();
@@ -472,7 +493,7 @@ auto lock_state::release(bool for_sure) -> result<void> {
       auto const unlocked = unlock_in_system();
       if (unlocked || for_sure) {
         owner_.store({}, memory_order_relaxed);
-        settle(0);
+        count > 0 ? settle_free() : settle(0);
       } else {
         settle(held);
       }

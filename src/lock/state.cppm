@@ -104,7 +104,8 @@ public:
 private:
   friend class open_locks;
 
-  // The threads that have the lock, in one word: how many share it, and
+  // The threads that have the lock, in one word. What is set by those who wait is forgotten at a change, and set again by
+  // those who have to go on waiting.
   static constexpr std::uint32_t sharers = (1U << 24) - 1;
   static constexpr std::uint32_t exclusive = 1U << 24; // one has it exclusively
   static constexpr std::uint32_t changing = 1U << 25;  // one is asking the system for a change
@@ -128,6 +129,8 @@ private:
   enum class change : unsigned char { seen, too_late };
   [[nodiscard]] auto wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::time_point deadline) -> change;
   void settle(std::uint32_t now) noexcept;
+  void settle_free() noexcept;
+  void withdraw(std::uint32_t wish) noexcept;
   void announce_wait() noexcept;
   void wake() noexcept;
 

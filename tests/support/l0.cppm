@@ -5,12 +5,14 @@ module;
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <expected>
 #include <filesystem>
 #include <functional>
+#include <iostream>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -504,6 +506,25 @@ export namespace l0 {
     }
   }
   return result;
+}
+
+// Sweeps all scenarios, prints what each has come to and the sum, and returns the sum.
+[[nodiscard]] auto sweep_all(std::vector<scenario> const& scenarios) -> report {
+  auto const start = std::chrono::steady_clock::now();
+  report total{.name = "all scenarios"};
+  for (auto const& s : scenarios) {
+    auto const r = sweep(s);
+    std::cout << to_string(r) << '\n';
+    total.calls += r.calls;
+    total.once += r.once;
+    total.sticky += r.sticky;
+    total.shortened += r.shortened;
+    total.tolerated += r.tolerated;
+    total.faults.insert(total.faults.end(), r.faults.begin(), r.faults.end());
+  }
+  std::chrono::duration<double> const took = std::chrono::steady_clock::now() - start;
+  std::cout << scenarios.size() << " scenarios; " << to_string(total) << "; " << took.count() << " s\n";
+  return total;
 }
 
 } // namespace l0
