@@ -139,6 +139,33 @@ auto system_range(byte_range range) noexcept -> std::optional<os::lock_range> {
 
 // --- Opening and closing ----------------------------------------------------------------------------------------------
 
+namespace {
+
+// An open file description of its own for the same file: by way of /proc and, where that is not there, by the path, as long
+// as it leads there.
+auto open_again(file const& of, bool to_write) -> os::outcome<os::descriptor> {
+  os::open_flags const flags{.write = to_write};
+  auto const opened = os::retry([&] { return os::reopen(of.native_handle(), flags); });
+  if (opened || opened.error() != ENOENT || of.path().empty()) {
+    return opened;
+  }
+  std::string const path{of.path()};
+  auto const by_path = os::retry([&] { return os::open(os::working_directory, path.c_str(), flags, 0); });
+  if (!by_path) {
+    return opened;
+  }
+  auto const found = os::status(*by_path);
+  if (!found || file_identity{.device = found->device, .inode = found->inode} != of.identity()) {
+    if (auto const closed = os::close(*by_path); !closed) {
+      report_dropped_error(failure(closed.error(), "close", path).error());
+    }
+    return opened;
+  }
+  return by_path;
+}
+
+} // namespace
+
 lock_state::lock_state(file const& of, byte_range range, os::lock_range bytes, lock_kind kind)
     : kind_{kind},
       writable_{of.access() == access::read_write},
@@ -163,12 +190,12 @@ auto lock_state::open(file const& of, byte_range range, lock_kind kind) -> resul
     return failure(errc::invalid_options, "lock", of.path(), range, "flock(2) locks whole files");
   }
   std::unique_ptr<lock_state> state{new lock_state{of, range, *bytes, kind}};
-  auto const opened = open_locks::add(
-      *state, [&] { return os::retry([&] { return os::reopen(of.native_handle(), {.write = state->writable_}); }); });
+  auto const opened = open_locks::add(*state, [&] { return open_again(of, state->writable_); });
   if (!opened) {
-    auto const hint = opened.error() == EACCES   ? "a lock opens the file once more, and that is not permitted any more"
-                      : opened.error() == ENOENT ? "a lock opens the file once more by way of /proc, which is not there"
-                                                 : "";
+    auto const hint = opened.error() == EACCES ? "a lock opens the file once more, and that is not permitted any more"
+                      : opened.error() == ENOENT
+                          ? "a lock opens the file once more, and neither /proc nor the path leads there"
+                          : "";
     return failure(opened.error(), "lock", of.path(), part_of_file(range), hint);
   }
   return state;
@@ -420,6 +447,7 @@ auto lock_state::upgrade(clock::time_point deadline) -> result<bool> {
     auto seen = word_.load(memory_order_relaxed);
     auto const count = seen & sharers;
     if (count == 0) {
+      withdraw(announced ? upgrading : 0);
       return fail(errc::lock_not_held, operation, "it has to be shared");
     }
     if (count == 1 && (seen & changing) == 0) {

@@ -475,6 +475,23 @@ BOOST_AUTO_TEST_CASE(to_open_the_file_once_more_says_so) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(to_reach_the_file_by_proc_is_made_good_by_its_path) {
+  locked_place const place;
+  auto other = place.lock();
+  or_throw(other.acquire(exclusive));
+  {
+    seam::armed const table;
+    seam::fail(call::openat, ENOENT, 1);
+    auto lock = place.lock();
+    BOOST_TEST(!had(lock.try_acquire(shared))); // it is the same file
+  }
+  std::filesystem::rename(place.path, place.folder / "elsewhere");
+  (void)place.folder.file("data", "another file");
+  seam::armed const table;
+  seam::fail(call::openat, ENOENT, 1);
+  BOOST_TEST(fails(file_lock::create(place.data), std::errc::no_such_file_or_directory));
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(files_of_all_kinds)

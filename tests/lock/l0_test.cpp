@@ -96,6 +96,16 @@ std::vector<scenario> const scenarios{
      .when_done = keeps_data,
      .when_failed = keeps_data,
      .tolerated = contention},
+    {.name = "a lock of a file without /proc",
+     .calls = {"file_lock::create"},
+     .prepare = with_data,
+     .body =
+         [](trial& t) {
+           auto lock = or_throw(file_lock::create(writable(t)));
+           or_throw(lock.acquire(exclusive));
+         },
+     .tolerated = contention,
+     .absent = {{.call = call::openat, .error = ENOENT, .times = 1, .spared = 1}}},
     {.name = "a lock that changes its mode",
      .calls = {"file_lock::try_upgrade", "file_lock::upgrade_for", "file_lock::downgrade"},
      .prepare = with_data,
