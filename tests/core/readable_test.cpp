@@ -244,11 +244,11 @@ BOOST_AUTO_TEST_CASE(are_copied_to_a_new_file) {
   for_each_reader(content, [&](auto const& from) {
     scratch const s;
     or_throw(from.copy_to(s / "copy", {.offset = 11, .length = 100},
-                          {.permissions = 0640, .level = fmmap::durability::data}));
+                          {.permissions = 0700, .level = fmmap::durability::data}));
     BOOST_TEST(read_back(s / "copy") == content.substr(11, 100));
     struct stat status{};
     BOOST_TEST(::stat((s / "copy").c_str(), &status) == 0);
-    BOOST_TEST((status.st_mode & 07777U) == 0640U);
+    BOOST_TEST((status.st_mode & 07777U) == 0700U);
     auto const again = from.copy_to(s / "copy");
     BOOST_TEST(fails(again, std::errc::file_exists));
     BOOST_TEST(again.error().path() == (s / "copy").native());

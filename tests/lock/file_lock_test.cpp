@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <expected>
 #include <filesystem>
+#include <future>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -360,16 +361,18 @@ BOOST_AUTO_TEST_CASE(is_refused_to_the_second_of_two_that_would_wait_for_each_ot
   auto lock = place.lock();
   or_throw(lock.acquire(shared));
   or_throw(lock.acquire(shared));
-  std::jthread const first{[&] {
-    BOOST_TEST(had(lock.upgrade_for(60s)));
+  auto first = std::async(std::launch::async, [&] {
+    auto const upgraded = had(lock.upgrade_for(60s));
     or_throw(lock.release());
-  }};
+    return upgraded;
+  });
   while (had(lock.try_acquire(shared))) { // until the first waits, which keeps new shares out
     or_throw(lock.release());
     std::this_thread::sleep_for(1ms);
   }
   BOOST_TEST(!had(lock.upgrade_for(60s)));
   or_throw(lock.release());
+  BOOST_TEST(first.get());
 }
 
 BOOST_AUTO_TEST_SUITE_END()

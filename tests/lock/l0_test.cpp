@@ -64,17 +64,6 @@ std::vector<l0::tolerance> const limited{{call::fcntl, EAGAIN},   {call::fcntl, 
                                          {call::timer_create},    {call::timer_settime},  {call::timer_delete},
                                          {call::pthread_sigmask}, {call::clock_nanosleep}};
 
-void wait_in_vain(trial& t) {
-  auto lock = or_throw(file_lock::create(writable(t)));
-  t.expect(!or_throw(lock.acquire_for(exclusive, 1ms)), "it was had while another has it");
-  t.expect(!or_throw(lock.acquire_until(exclusive, std::chrono::system_clock::now() + 1ms)), "it was had");
-  t.expect(!lock.held(), "it says it is held");
-  or_throw(lock.acquire(shared));
-  t.expect(!or_throw(lock.try_upgrade()), "it was upgraded");
-  t.expect(!or_throw(lock.upgrade_for(1ms)), "it was upgraded");
-  t.expect(lock.held() == shared, "the refused upgrade has lost it");
-}
-
 std::vector<scenario> const scenarios{
     {.name = "a lock of a file",
      .calls = {"file_lock::create", "file_lock::acquire", "file_lock::try_acquire", "file_lock::release",
@@ -138,12 +127,27 @@ std::vector<scenario> const scenarios{
     {.name = "waits with a limit",
      .calls = {"file_lock::acquire_for", "file_lock::acquire_until", "file_lock::upgrade_for"},
      .prepare = taken,
-     .body = wait_in_vain,
+     .body =
+         [](trial& t) {
+           auto lock = or_throw(file_lock::create(writable(t)));
+           t.expect(!or_throw(lock.acquire_for(exclusive, 1ms)), "it was had while another has it");
+           t.expect(!or_throw(lock.acquire_until(exclusive, std::chrono::system_clock::now() + 1ms)), "it was had");
+           t.expect(!lock.held(), "it says it is held");
+           or_throw(lock.acquire(shared));
+           t.expect(!or_throw(lock.try_upgrade()), "it was upgraded");
+           t.expect(!or_throw(lock.upgrade_for(1ms)), "it was upgraded");
+           t.expect(lock.held() == shared, "the refused upgrade has lost it");
+         },
      .tolerated = limited},
     {.name = "waits with a limit without timers",
-     .calls = {"file_lock::acquire_for", "file_lock::acquire_until"},
+     .calls = {"file_lock::acquire_for"},
      .prepare = taken,
-     .body = wait_in_vain,
+     .body =
+         [](trial& t) {
+           auto lock = or_throw(file_lock::create(writable(t)));
+           t.expect(!or_throw(lock.acquire_for(exclusive, 1ms)), "it was had while another has it");
+           t.expect(lock.method() == fmmap::wait_method::polling, "it did not poll");
+         },
      .tolerated = limited,
      .absent = {{.call = call::timer_create, .error = ENOSYS}}},
     {.name = "choosing the signal",

