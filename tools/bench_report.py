@@ -7,7 +7,8 @@
 RESULTS is a folder of Google Benchmark's JSON files. A row of BARS is measured by the benchmarks named ID/ours and
 ID/peer, and every other ID/NAME is a peer shown beside them. What counts is the median over the repetitions: of the
 counter "value" where a benchmark has one, else of the time of an iteration in nanoseconds, which is the processor's
-unless the benchmark's name says real_time or manual_time.
+unless the benchmark's name says real_time or manual_time. Medians of its other counters are shown beside it; those whose
+name ends in _ns are times.
 
 Exits 1 when a row is SHORT. A smoke run holds nothing against its bar, and fails where a benchmark did.
 """
@@ -20,10 +21,21 @@ import sys
 
 NANOSECONDS = {"ns": 1, "us": 1e3, "ms": 1e6, "s": 1e9}
 
+# What Google Benchmark itself tells in numbers of each repetition; other numbers are counters.
+ITS_OWN = {"family_index", "per_family_instance_index", "repetitions", "repetition_index", "threads", "iterations",
+           "real_time", "cpu_time"}
+
+
+def counters_of(run):
+    return {
+        name: value for name, value in run.items() if isinstance(value, (int, float)) and name not in ITS_OWN | {"value"}
+    }
+
 
 def read_measurements(folder):
-    """Returns {row: {variant: [value of each repetition]}} and {row: reason of the first that could not run}."""
-    values, reasons = {}, {}
+    """Returns {row: {variant: [value of each repetition]}}, {row: {variant: {counter: [value of each repetition]}}} and
+    {row: reason of the first that could not run}."""
+    values, counters, reasons = {}, {}, {}
     for file in sorted(pathlib.Path(folder).glob("*.json")):
         for run in json.loads(file.read_text())["benchmarks"]:
             row, variant, *properties = run["name"].split("/")
@@ -34,16 +46,23 @@ def read_measurements(folder):
                 time = run["real_time" if {"real_time", "manual_time"} & set(properties) else "cpu_time"]
                 value = run.get("value", time * NANOSECONDS[run["time_unit"]])
                 values.setdefault(row, {}).setdefault(variant, []).append(value)
-    return values, reasons
+                for name, counter in counters_of(run).items():
+                    of_variant = counters.setdefault(row, {}).setdefault(variant, {})
+                    of_variant.setdefault(name, []).append(counter)
+    return values, counters, reasons
 
 
 def holds(kind, measured, bar):
     return measured <= bar if kind.startswith("max") else measured >= bar
 
 
-def judge(bar, variants, reason, smoke):
+def judge(bar, variants, counters, reason, smoke):
     """Makes the row of the report that stands for one row of the bars."""
     medians = {name: statistics.median(values) for name, values in variants.items()}
+    beside = {
+        name: {counter: statistics.median(values) for counter, values in of_variant.items()}
+        for name, of_variant in counters.items()
+    }
     ours, peer = medians.pop("ours", None), medians.pop("peer", None)
     by_ratio = bar["kind"].endswith("ratio")
     ratio = ours / peer if by_ratio and ours is not None and peer else None
@@ -57,11 +76,12 @@ def judge(bar, variants, reason, smoke):
     else:
         status = "ok" if holds(bar["kind"], measured, bar["bar"]) else "SHORT"
     row = {key: bar[key] for key in ("id", "module", "peer_name", "unit", "kind", "bar")}
-    row |= {"ours": ours, "peer": peer, "ratio": ratio, "status": status}
+    row |= {"ours": ours, "peer": peer, "ratio": ratio, "status": status, "counters": beside.get("ours", {})}
     if reason:
         row["reason"] = reason
     row["others"] = [
-        {"name": name, "value": value, "ratio": value / peer if by_ratio and peer else None}
+        {"name": name, "value": value, "ratio": value / peer if by_ratio and peer else None,
+         "counters": beside.get(name, {})}
         for name, value in medians.items()
     ]
     return row
@@ -81,6 +101,15 @@ def ratio_in_words(ratio):
     return "-" if ratio is None else f"{ratio:.3f}"
 
 
+def show_counters(counters):
+    if counters:
+        words = (
+            f"{name.removesuffix('_ns')} {in_words(value, 'ns') if name.endswith('_ns') else f'{value:.4g}'}"
+            for name, value in counters.items()
+        )
+        print(f"        {', '.join(words).replace('_', ' ')}")
+
+
 def show(row):
     sign = "<=" if row["kind"].startswith("max") else ">="
     bar = f"{sign} {row['bar']}" if row["kind"].endswith("ratio") else f"{sign} {in_words(row['bar'], row['unit'])}"
@@ -88,9 +117,11 @@ def show(row):
     print(f"{row['id']:<24} {columns[0]:>12} {columns[1]:>12} {columns[2]:>8} {columns[3]:>12}  {row['status']}")
     if row["status"] == "SHORT" and "reason" in row:
         print(f"    failed: {row['reason']}")
+    show_counters(row["counters"])
     for other in row["others"]:
         value, ratio = in_words(other["value"], row["unit"]), ratio_in_words(other["ratio"])
         print(f"    {other['name']:<20} {'':>12} {value:>12} {ratio:>8} {'':>12}  shown")
+        show_counters(other["counters"])
 
 
 def main():
@@ -102,12 +133,12 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_intermixed_args()
     bars = json.loads(pathlib.Path(arguments.bars).read_text())
-    values, reasons = read_measurements(arguments.results)
+    values, counters, reasons = read_measurements(arguments.results)
     unknown = (values.keys() | reasons.keys()) - {bar["id"] for bar in bars}
     if unknown:
         sys.exit(f"bench: {arguments.bars} has no row {', '.join(sorted(unknown))}")
     rows = [
-        judge(bar, values.get(bar["id"], {}), reasons.get(bar["id"]), arguments.smoke)
+        judge(bar, values.get(bar["id"], {}), counters.get(bar["id"], {}), reasons.get(bar["id"]), arguments.smoke)
         for bar in bars
         if not arguments.modules or {bar["module"], bar["id"].split(".")[0]} & set(arguments.modules)
     ]
