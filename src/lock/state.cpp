@@ -184,8 +184,8 @@ auto lock_state::close() noexcept -> os::outcome<void> { return open_locks::remo
 
 void lock_state_deleter::operator()(lock_state* state) const noexcept {
   // Threads that waited when the process was forked are not in the child, and what they waited at cannot be destroyed there:
-  // pthread_cond_destroy(3) would wait for them.
-  if (state->is_forked() && state->is_waited_for()) {
+  // pthread_cond_destroy(3) would wait for them. No other lock that goes is waited for.
+  if (state->is_waited_for()) {
     (void)state->close();
     return;
   }
@@ -322,6 +322,7 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
   }
   auto const before = changes_;
   auto const has_changed = [&] { return changes_ != before; };
+  ++waiters_;
   if (momentary || deadline == never) {
     changed_.wait(guard, has_changed);
   } else if (!changed_.wait_until(guard, deadline, has_changed)) {
@@ -329,6 +330,7 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
     ++changes_;
     changed_.notify_all();
   }
+  --waiters_;
   return change::seen;
 }
 

@@ -544,6 +544,37 @@ BOOST_AUTO_TEST_CASE(does_not_keep_the_lock_of_a_parent_that_is_killed) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(does_not_keep_the_lock_of_a_parent_whose_threads_wait_for_it) {
+  locked_place const place;
+  other_process parent{[&](conversation const& with) {
+    auto lock = place.lock();
+    auto second = place.lock();
+    auto third = place.lock();
+    or_throw(lock.acquire(shared));
+    std::jthread const parked{[&] { (void)lock.acquire(exclusive); }};
+    std::jthread const in_system{[&] { (void)second.acquire(exclusive); }};
+    std::jthread const with_limit{[&] { (void)third.acquire_for(exclusive, 1h); }};
+    await_parked(lock);
+    await_waiters(place.path, 2);
+    (void)start_child([&] {
+      ::alarm(patience);
+      or_throw(lock.close());
+      second = {};
+      or_throw(third.close());
+      with.say(ready);
+      (void)with.hear();
+      with.say(yes);
+      return 0;
+    });
+    ::pause();
+  }};
+  BOOST_TEST(parent.hear() == ready); // the child
+  BOOST_TEST(!is_free(place.path));
+  parent.kill();
+  BOOST_TEST(is_free(place.path));
+  BOOST_TEST(parent.does(order::show_life));
+}
+
 BOOST_AUTO_TEST_CASE(holds_nothing_and_leaves_the_parent_its_lock) {
   for (auto const kind : kinds) {
     locked_place const place;
@@ -642,6 +673,50 @@ BOOST_AUTO_TEST_CASE(has_locks_of_its_own_that_exclude_the_parents) {
                               "wrong in a child of a child");
                  found.expect(!is_free(place.path, kind), "not locked any more");
                }) == "");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(destroys_its_copy_of_an_object_that_the_parents_threads_wait_for) {
+  locked_place const place;
+  std::vector<std::function<void(file_lock&)>> const ways{
+      [](file_lock& lock) { lock = {}; }, [](file_lock& lock) { file_lock const gone{std::move(lock)}; },
+      [](file_lock& lock) { or_throw(lock.close()); }, // once waited for the parent's threads for ever
+  };
+  for (auto const& destroy : ways) {
+    auto lock = place.lock();
+    or_throw(lock.acquire(shared));
+    std::jthread const writer{[&] {
+      or_throw(lock.acquire(exclusive));
+      or_throw(lock.release());
+    }};
+    await_parked(lock);
+    BOOST_TEST(end_of_child([&] {
+                 destroy(lock);
+                 return is_free(place.path) ? 1 : 0;
+               }) == 0);
+    or_throw(lock.release());
+  }
+}
+
+// Once hung in about every tenth child: threads that have been woken, but have not run yet, still are where they waited.
+BOOST_AUTO_TEST_CASE(destroys_its_copy_of_an_object_that_the_parents_threads_have_just_been_woken_from) {
+  locked_place const place;
+  for (int round = 0; round < 20; ++round) {
+    auto lock = place.lock();
+    or_throw(lock.acquire(shared));
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 8; ++i) {
+      threads.emplace_back([&] {
+        or_throw(lock.acquire(exclusive));
+        or_throw(lock.release());
+      });
+    }
+    await_parked(lock);
+    or_throw(lock.release());
+    BOOST_TEST_REQUIRE(end_of_child([&] {
+                         lock = {};
+                         return 0;
+                       }) == 0);
   }
 }
 
