@@ -17,7 +17,6 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 
 #include <pthread.h>
 
@@ -52,6 +51,13 @@ auto system_mode(lock_mode mode) noexcept -> os::locking {
 
 auto nanoseconds_of(clock::time_point when) noexcept -> std::int64_t {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count();
+}
+
+// A number that no other thread of the process has, or has had: the system gives that of one that has ended to another.
+auto this_thread() noexcept -> std::uint64_t {
+  static constinit std::atomic<std::uint64_t> latest{0};
+  thread_local auto const number = latest.fetch_add(1, memory_order_relaxed) + 1;
+  return number;
 }
 
 } // namespace
@@ -343,7 +349,7 @@ auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uin
     return acquired ? result<bool>{false} : fail(acquired.error(), otherwise == 0 ? "lock" : "upgrade the lock of");
   }
   if (mode == lock_mode::exclusive) {
-    owner_.store(std::this_thread::get_id(), memory_order_relaxed);
+    owner_.store(this_thread(), memory_order_relaxed);
     settle(exclusive);
   } else {
     settle(1);
@@ -373,8 +379,7 @@ auto lock_state::acquire(lock_mode mode, clock::time_point deadline) -> result<b
         return true;
       }
     } else {
-      if ((seen & exclusive) != 0 && deadline != at_once &&
-          owner_.load(memory_order_relaxed) == std::this_thread::get_id()) {
+      if ((seen & exclusive) != 0 && deadline != at_once && owner_.load(memory_order_relaxed) == this_thread()) {
         return fail(EDEADLK, "lock", "this thread has it exclusively");
       }
       if (wait_for_change(seen, alone ? wanted : 0, deadline) == change::too_late) {
@@ -438,7 +443,7 @@ auto lock_state::downgrade() -> result<void> {
     return fail(shared ? EAGAIN : shared.error(), operation,
                 kind_ == lock_kind::flock ? "the lock is lost" : "it is still exclusive");
   }
-  owner_.store({}, memory_order_relaxed);
+  owner_.store(nobody, memory_order_relaxed);
   settle(1);
   return {};
 }
@@ -473,7 +478,7 @@ auto lock_state::release(bool for_sure) -> result<void> {
     if (word_.compare_exchange_weak(seen, (seen - held) | changing, memory_order_acq_rel)) {
       auto const unlocked = unlock_in_system();
       if (unlocked || for_sure) {
-        owner_.store({}, memory_order_relaxed);
+        owner_.store(nobody, memory_order_relaxed);
         settle(0);
       } else {
         settle(held);

@@ -12,7 +12,6 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 
 // What a file_lock is: a lock of the system's, held by an open file description, and the threads of this process that have
 // it. Implementation units only.
@@ -138,7 +137,8 @@ private:
       -> std::unexpected<error>;
 
   std::atomic<std::uint32_t> word_{0};
-  std::atomic<std::thread::id> owner_; // the one that has it exclusively
+  static constexpr std::uint64_t nobody = 0;
+  std::atomic<std::uint64_t> owner_{nobody}; // the thread that has it exclusively
   std::atomic<os::descriptor> descriptor_{os::no_descriptor};
   lock_kind kind_;
   bool writable_;
