@@ -720,6 +720,32 @@ BOOST_AUTO_TEST_CASE(destroys_its_copy_of_an_object_that_the_parents_threads_hav
   }
 }
 
+// Once hung: another thread of the parent had what the child needs to choose a signal.
+BOOST_AUTO_TEST_CASE(waits_with_a_limit_when_it_was_forked_in_the_middle_of_such_a_wait) {
+  locked_place const place;
+  auto holder = place.lock();
+  or_throw(holder.acquire(exclusive));
+  std::atomic<bool> choosing{false};
+  seam::armed const table;
+  seam::observe([&](seam::observation const& seen) {
+    if (seen.which == call::sigaction && !seen.over && !choosing.exchange(true)) {
+      std::this_thread::sleep_for(100ms);
+    }
+  });
+  std::jthread const waiter{[&] {
+    auto lock = place.lock();
+    BOOST_TEST(!had(lock.acquire_for(exclusive, 1ms)));
+  }};
+  while (!choosing) {
+    std::this_thread::sleep_for(1ms);
+  }
+  BOOST_TEST(end_of_child([&] {
+               seam::disarm();
+               auto lock = place.lock();
+               return had(lock.acquire_for(exclusive, 1ms)) ? 1 : 0;
+             }) == 0);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(other_descriptors_and_mappings_of_the_file)
