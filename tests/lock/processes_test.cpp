@@ -995,6 +995,29 @@ BOOST_AUTO_TEST_CASE(that_another_process_holds_is_not_cut) {
   }
 }
 
+// Once lost it: the name was removed, as if nobody could have been there before the lock.
+BOOST_AUTO_TEST_CASE(that_another_process_has_filled_meanwhile_stays_when_mapping_fails) {
+  scratch const folder;
+  auto const path = folder / "data";
+  seam::armed const table;
+  bool filled = false;
+  seam::observe([&](seam::observation const& seen) {
+    if (seen.which == call::fcntl && !std::exchange(filled, true)) { // the file is created, and not locked yet
+      BOOST_TEST(end_of_child([&] {
+                   seam::disarm();
+                   auto opened = or_throw(fmmap::open_locked(path, {.create = false}));
+                   or_throw(opened.file.append(bytes_of("content")));
+                   return 0;
+                 }) == 0);
+      seam::fail(call::mmap, ENOMEM);
+    }
+  });
+  BOOST_TEST(fails(fmmap::open_locked(path, {.mapping = {.size = 4096}}), std::errc::not_enough_memory));
+  seam::disarm();
+  BOOST_TEST(filled);
+  BOOST_TEST(read_back(path) == "content");
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 // What an executed program does; not run by itself.
