@@ -40,7 +40,8 @@ struct locked_reader {
 ///
 /// Errors: `std::errc::timed_out` after `limit`, naming who holds the lock where that can be seen; `errc::invalid_options` for
 /// `truncate` under a shared lock; as `mutable_mapped_file::open` and `file_lock`. A file that the call has created is removed
-/// again when mapping it fails under an exclusive lock. One that was cut is left empty when its new size cannot be had.
+/// again when mapping it fails under an exclusive lock, unless somebody has written to it before it was locked. One that was
+/// cut is left empty when its new size cannot be had.
 [[nodiscard]] auto open_locked(std::filesystem::path const& path, locked_options options = {},
                                lock_mode mode = lock_mode::exclusive, wait_for limit = forever) -> result<locked_file>;
 

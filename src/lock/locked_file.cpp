@@ -36,7 +36,7 @@ auto status_of(std::filesystem::path const& path, bool follow) -> os::outcome<os
   return os::retry([&] { return os::status_at(os::working_directory, path.c_str(), follow); });
 }
 
-// Opens the file, and tells whether this call has created it: nobody else could then have had it locked before.
+// Opens the file, and tells whether this call has created it.
 auto open_or_create(std::filesystem::path const& path, open_options options) -> result<opened_file> {
   auto const may_create = std::exchange(options.create, false);
   while (true) {
@@ -82,7 +82,10 @@ auto open_under_lock(std::filesystem::path const& path, open_options const& opti
     }
     auto const now = status_of(path, true);
     if (now && file_identity{.device = now->device, .inode = now->inode} == found->opened.identity()) {
-      return locked{.lock = std::move(*lock), .opened = std::move(found->opened), .created = found->created};
+      // Somebody else may have had a file that this call has created before it was locked. It is theirs once they have
+      // written to it.
+      auto const created = found->created && now->size == 0;
+      return locked{.lock = std::move(*lock), .opened = std::move(found->opened), .created = created};
     }
     if (!now && now.error() != ENOENT) {
       return failure(now.error(), "lock", path.native());

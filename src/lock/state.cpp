@@ -17,7 +17,6 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 
 #include <pthread.h>
 
@@ -52,6 +51,13 @@ auto system_mode(lock_mode mode) noexcept -> os::locking {
 
 auto nanoseconds_of(clock::time_point when) noexcept -> std::int64_t {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count();
+}
+
+// A number that no other thread of the process has, or has had: the system gives that of one that has ended to another.
+auto this_thread() noexcept -> std::uint64_t {
+  static constinit std::atomic<std::uint64_t> latest{0};
+  thread_local auto const number = latest.fetch_add(1, memory_order_relaxed) + 1;
+  return number;
 }
 
 } // namespace
@@ -211,8 +217,8 @@ auto lock_state::close() noexcept -> os::outcome<void> { return open_locks::remo
 
 void lock_state_deleter::operator()(lock_state* state) const noexcept {
   // Threads that waited when the process was forked are not in the child, and what they waited at cannot be destroyed there:
-  // pthread_cond_destroy(3) would wait for them.
-  if (state->is_forked() && state->is_waited_for()) {
+  // pthread_cond_destroy(3) would wait for them. No other lock that goes is waited for.
+  if (state->is_waited_for()) {
     (void)state->close();
     return;
   }
@@ -368,11 +374,13 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
   }
   auto const before = changes_;
   auto const has_changed = [&] { return changes_ != before; };
+  ++waiters_;
   if (momentary || deadline == never) {
     changed_.wait(guard, has_changed);
   } else {
     (void)changed_.wait_until(guard, deadline, has_changed);
   }
+  --waiters_;
   return change::seen;
 }
 
@@ -385,7 +393,7 @@ auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uin
     return acquired ? result<bool>{false} : fail(acquired.error(), otherwise == 0 ? "lock" : "upgrade the lock of");
   }
   if (mode == lock_mode::exclusive) {
-    owner_.store(std::this_thread::get_id(), memory_order_relaxed);
+    owner_.store(this_thread(), memory_order_relaxed);
     settle(exclusive);
   } else {
     settle(1);
@@ -417,8 +425,7 @@ auto lock_state::acquire(lock_mode mode, clock::time_point deadline) -> result<b
         return true;
       }
     } else {
-      if ((seen & exclusive) != 0 && deadline != at_once &&
-          owner_.load(memory_order_relaxed) == std::this_thread::get_id()) {
+      if ((seen & exclusive) != 0 && deadline != at_once && owner_.load(memory_order_relaxed) == this_thread()) {
         return fail(EDEADLK, "lock", "this thread has it exclusively");
       }
       if (wait_for_change(seen, alone ? wanted : 0, deadline) == change::too_late) {
@@ -485,7 +492,7 @@ auto lock_state::downgrade() -> result<void> {
     settle(lost ? 0 : exclusive);
     return fail(shared.error(), operation, lost ? "it is lost to somebody else" : "it is still exclusive");
   }
-  owner_.store({}, memory_order_relaxed);
+  owner_.store(nobody, memory_order_relaxed);
   settle(1);
   return {};
 }
@@ -520,7 +527,7 @@ auto lock_state::release(bool for_sure) -> result<void> {
     if (word_.compare_exchange_weak(seen, (seen - held) | changing, memory_order_acq_rel)) {
       auto const unlocked = unlock_in_system();
       if (unlocked || for_sure) {
-        owner_.store({}, memory_order_relaxed);
+        owner_.store(nobody, memory_order_relaxed);
         count > 0 ? settle_free() : settle(0);
       } else {
         settle(held);

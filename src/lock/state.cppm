@@ -12,7 +12,6 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <thread>
 
 // What a file_lock is: a lock of the system's, held by an open file description, and the threads of this process that have
 // it. Implementation units only.
@@ -93,8 +92,9 @@ public:
   [[nodiscard]] auto close() noexcept -> os::outcome<void>;
   [[nodiscard]] inline auto is_forked() const noexcept -> bool { return descriptor_ == forked; }
 
-  // Whether a thread waits for it, or did in the process that this one was forked from.
-  [[nodiscard]] inline auto is_waited_for() const noexcept -> bool { return (word_ & parked) != 0; }
+  // Whether a thread waits for another here, or did in the process that this one was forked from. What the word says of it
+  // is over when threads are woken, but they have yet to go.
+  [[nodiscard]] inline auto is_waited_for() const noexcept -> bool { return waiters_ != 0; }
 
   [[nodiscard]] inline auto kind() const noexcept -> lock_kind { return kind_; }
   [[nodiscard]] inline auto range() const noexcept -> byte_range { return range_; }
@@ -140,7 +140,8 @@ private:
       -> std::unexpected<error>;
 
   std::atomic<std::uint32_t> word_{0};
-  std::atomic<std::thread::id> owner_; // the one that has it exclusively
+  static constexpr std::uint64_t nobody = 0;
+  std::atomic<std::uint64_t> owner_{nobody}; // the thread that has it exclusively
   std::atomic<os::descriptor> descriptor_{os::no_descriptor};
   lock_kind kind_;
   bool writable_;
@@ -150,9 +151,10 @@ private:
   std::atomic<std::uint64_t>* order_; // what is ordered by this lock, and by others of the same file
   std::string path_;
 
-  std::mutex mutex_; // of the two below
+  std::mutex mutex_; // of the three below
   std::condition_variable changed_;
   std::uint64_t changes_ = 0;
+  std::atomic<std::uint32_t> waiters_{0}; // and read without it when all is over
 
   lock_state* next_ = nullptr; // of all open locks
   lock_state** link_ = nullptr;

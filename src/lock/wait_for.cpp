@@ -4,7 +4,6 @@ module;
 #include <atomic>
 #include <cerrno>
 #include <expected>
-#include <mutex>
 #include <string>
 
 module fmmap.lock;
@@ -19,8 +18,8 @@ namespace {
 constexpr int not_chosen = -1;
 constexpr int none = 0;
 
+// No mutex around it: one that another thread has when the process is forked would never be unlocked in the child.
 std::atomic<int> the_signal{not_chosen};
-constinit std::mutex choosing;
 
 // Real-time signals are for programs to use as they please; from the top, where they begin at the bottom.
 auto choose_signal() noexcept -> int {
@@ -35,7 +34,6 @@ auto choose_signal() noexcept -> int {
 } // namespace
 
 auto set_lock_signal(int signal) -> result<void> {
-  std::scoped_lock const guard{choosing};
   if (signal != none) {
     if (auto const claimed = signal < 0 ? os::outcome<void>{std::unexpected(EINVAL)} : os::claim_signal(signal);
         !claimed) {
@@ -54,14 +52,17 @@ auto lock_signal() noexcept -> int {
 }
 
 auto interrupting_signal() noexcept -> int {
-  std::scoped_lock const guard{choosing};
   auto signal = the_signal.load();
-  // Somebody may have set a handler since, after which a system call might go on where it was to end.
-  if (signal == not_chosen || (signal != none && !os::claim_signal(signal))) {
-    signal = choose_signal();
-    the_signal = signal;
+  while (true) {
+    // Somebody may have set a handler since, after which a system call might go on where it was to end.
+    if (signal == none || (signal != not_chosen && os::claim_signal(signal))) {
+      return signal;
+    }
+    auto const chosen = choose_signal();
+    if (the_signal.compare_exchange_strong(signal, chosen)) {
+      return chosen;
+    }
   }
-  return signal;
 }
 
 } // namespace fmmap

@@ -277,6 +277,19 @@ BOOST_AUTO_TEST_CASE(may_be_released_on_another_thread) {
   BOOST_TEST(had(lock.try_acquire(exclusive)));
 }
 
+// Once a deadlock to the second: the system had given it the number of the first.
+BOOST_AUTO_TEST_CASE(is_waited_for_by_a_thread_that_begins_after_its_owner_has_ended) {
+  locked_place const place;
+  auto lock = place.lock();
+  std::jthread{[&] { or_throw(lock.acquire(exclusive)); }}.join();
+  std::jthread{[&] {
+    BOOST_TEST(!had(lock.acquire_for(exclusive, 1ms)));
+    BOOST_TEST(!had(lock.acquire_for(shared, 1ms)));
+  }}.join();
+  or_throw(lock.release());
+  BOOST_TEST(had(lock.try_acquire(exclusive)));
+}
+
 BOOST_AUTO_TEST_CASE(says_what_it_could_not_lock) {
   locked_place const place;
   auto lock = place.lock({.offset = 4, .length = 2});
