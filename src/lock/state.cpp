@@ -45,19 +45,19 @@ auto ordering_of(file_identity const& identity) noexcept -> std::atomic<std::uin
   return words[std::hash<file_identity>{}(identity) % words.size()].value;
 }
 
-auto system_mode(lock_mode mode) noexcept -> os::locking {
-  return mode == lock_mode::exclusive ? os::locking::exclusive : os::locking::shared;
-}
-
 auto nanoseconds_of(clock::time_point when) noexcept -> std::int64_t {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count();
 }
 
-// A number that no other thread of the process has, or has had: the system gives that of one that has ended to another.
-auto this_thread() noexcept -> std::uint64_t {
-  static constinit std::atomic<std::uint64_t> latest{0};
-  thread_local auto const number = latest.fetch_add(1, memory_order_relaxed) + 1;
-  return number;
+// Lets the thread go on that is about to be done with something; the longer it takes, the longer.
+void pause(unsigned times) noexcept {
+  constexpr unsigned brief = 8;
+  constexpr std::chrono::microseconds longer{50};
+  if (times < brief) {
+    os::yield();
+  } else {
+    (void)os::sleep_until(nanoseconds_of(clock::now() + longer));
+  }
 }
 
 } // namespace
@@ -129,6 +129,12 @@ private:
 
 constinit std::mutex open_locks::mutex;
 constinit lock_state* open_locks::first = nullptr;
+
+auto this_thread() noexcept -> std::uint64_t {
+  static constinit std::atomic<std::uint64_t> latest{0};
+  thread_local auto const number = latest.fetch_add(1, memory_order_relaxed) + 1;
+  return number;
+}
 
 auto system_range(byte_range range) noexcept -> std::optional<os::lock_range> {
   if (range.offset > os::largest_offset) {
@@ -213,7 +219,16 @@ lock_state::~lock_state() {
   }
 }
 
-auto lock_state::close() noexcept -> os::outcome<void> { return open_locks::remove(*this); }
+// Unlocks first: what a clone(2) or vfork(2) has given a child keeps the description open, and with it the lock.
+auto lock_state::close() noexcept -> os::outcome<void> {
+  if (descriptor_ >= 0 && held()) {
+    if (auto const unlocked = unlock_in_system(); !unlocked) {
+      report_dropped_error(fail(unlocked.error(), "unlock").error());
+    }
+    word_ = 0;
+  }
+  return open_locks::remove(*this);
+}
 
 void lock_state_deleter::operator()(lock_state* state) const noexcept {
   // Threads that waited when the process was forked are not in the child, and what they waited at cannot be destroyed there:
@@ -227,45 +242,12 @@ void lock_state_deleter::operator()(lock_state* state) const noexcept {
 
 // --- The system's lock ------------------------------------------------------------------------------------------------
 
-auto lock_state::make_lock(os::locking mode, bool wait) const noexcept -> os::outcome<void> {
-  auto const descriptor = descriptor_.load(memory_order_relaxed);
-  return kind_ == lock_kind::flock ? os::lock_file(descriptor, mode, wait)
-                                   : os::lock_bytes(descriptor, mode, bytes_, wait);
-}
-
-auto lock_state::unlock_in_system() const noexcept -> os::outcome<void> {
-  if (range_.length == 0) {
-    return {};
-  }
-  order_->fetch_add(1, memory_order_release);
-  auto const descriptor = descriptor_.load(memory_order_relaxed);
-  return os::retry(
-      [&] { return kind_ == lock_kind::flock ? os::unlock_file(descriptor) : os::unlock_bytes(descriptor, bytes_); });
-}
-
 // POSIX lets fcntl(2) say either; flock(2) has but one.
 auto lock_state::is_contention(int code) const noexcept -> bool {
   return code == EAGAIN || (code == EACCES && kind_ == lock_kind::open_file_description);
 }
 
-auto lock_state::lock_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool> {
-  if (range_.length == 0) { // which the system would take for all bytes from the offset on
-    return true;
-  }
-  auto const made = os::retry([&] { return make_lock(mode, false); });
-  auto acquired = os::outcome<bool>{made.has_value()};
-  if (!made) [[unlikely]] {
-    acquired = !is_contention(made.error()) ? std::unexpected(made.error())
-               : deadline == at_once        ? os::outcome<bool>{false}
-                                            : wait_in_system(mode, deadline);
-  }
-  if (acquired && *acquired) {
-    (void)order_->load(memory_order_acquire);
-  }
-  return acquired;
-}
-
-auto lock_state::wait_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool> {
+auto lock_state::wait_in_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool> {
   announce_wait();
   if (deadline == never) {
     auto const made = os::retry([&] { return make_lock(mode, true); });
@@ -295,7 +277,7 @@ auto lock_state::wait_in_system(os::locking mode, clock::time_point deadline) ->
   }
 }
 
-auto lock_state::poll_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool> {
+auto lock_state::poll_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool> {
   using namespace std::chrono_literals;
   constexpr clock::duration longest = 1ms;
   clock::duration pause = 20us;
@@ -363,9 +345,15 @@ void lock_state::wake() noexcept {
 
 // Waits for the word to be another than `seen`, and notes what the thread wishes while it does.
 auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::time_point deadline) -> change {
-  // Who only asks the system, and does not wait there, is done in a moment: not even a try gives up for that.
-  auto const momentary = (seen & changing) != 0 && (seen & waiting) == 0;
-  if (!momentary && (deadline == at_once || (deadline != never && clock::now() >= deadline))) {
+  // Who only asks the system, and does not wait there, is done in a moment, and the only one to change the word until then.
+  // Not even a try gives up for that.
+  for (unsigned times = 0; (seen & changing) != 0 && (seen & waiting) == 0; ++times) {
+    pause(times);
+    if (word_.load(memory_order_relaxed) != seen) {
+      return change::seen;
+    }
+  }
+  if (deadline == at_once || (deadline != never && clock::now() >= deadline)) {
     return change::too_late;
   }
   std::unique_lock guard{mutex_};
@@ -375,7 +363,7 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
   auto const before = changes_;
   auto const has_changed = [&] { return changes_ != before; };
   ++waiters_;
-  if (momentary || deadline == never) {
+  if (deadline == never) {
     changed_.wait(guard, has_changed);
   } else {
     (void)changed_.wait_until(guard, deadline, has_changed);
@@ -384,31 +372,37 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
   return change::seen;
 }
 
-// Asks the system on behalf of all threads: this one has marked the word as changing. `otherwise` is how it goes on when the
-// lock cannot be had.
-auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise) -> result<bool> {
-  auto const acquired = lock_in_system(system_mode(mode), deadline);
-  if (!acquired || !*acquired) [[unlikely]] {
+// Asks the system on behalf of all threads: this one has marked the word as changing. `refusal` is what the system has said
+// already, when it has been asked; `otherwise` is how it goes on when the lock cannot be had.
+auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise, int refusal)
+    -> result<bool> {
+  auto made = refusal == 0 ? make_lock(mode, false) : os::outcome<void>{std::unexpected(refusal)};
+  while (!made && made.error() == EINTR) {
+    made = make_lock(mode, false);
+  }
+  auto const acquired = made                           ? os::outcome<bool>{true}
+                        : !is_contention(made.error()) ? os::outcome<bool>{std::unexpected(made.error())}
+                        : deadline == at_once          ? os::outcome<bool>{false}
+                                                       : wait_in_system(mode, deadline);
+  if (!acquired || !*acquired) {
     settle(otherwise);
     return acquired ? result<bool>{false} : fail(acquired.error(), otherwise == 0 ? "lock" : "upgrade the lock of");
   }
-  if (mode == lock_mode::exclusive) {
-    owner_.store(this_thread(), memory_order_relaxed);
-    settle(exclusive);
-  } else {
-    settle(1);
-  }
+  (void)order_->load(memory_order_acquire);
+  auto const alone = mode == lock_mode::exclusive;
+  owner_.store(alone ? this_thread() : nobody, memory_order_relaxed);
+  settle(alone ? exclusive : 1);
   return true;
 }
 
-auto lock_state::acquire(lock_mode mode, clock::time_point deadline) -> result<bool> {
-  if (is_forked()) [[unlikely]] {
+auto lock_state::acquire_slowly(lock_mode mode, clock::time_point deadline) -> result<bool> {
+  if (is_forked()) {
     return fail(errc::forked, "lock");
   }
-  auto const alone = mode == lock_mode::exclusive;
-  if (alone && !writable_ && kind_ != lock_kind::flock) [[unlikely]] {
+  if (!allows(mode)) {
     return fail(errc::read_only, "lock", "an exclusive lock needs access::read_write, or lock_kind::flock");
   }
+  auto const alone = mode == lock_mode::exclusive;
   auto const in_the_way = sharers | exclusive | changing | (alone ? 0 : wanted);
   std::uint32_t wish = 0;
   while (true) {
@@ -484,8 +478,7 @@ auto lock_state::downgrade() -> result<void> {
     }
   } while (!word_.compare_exchange_weak(seen, (seen & ~exclusive) | changing, memory_order_acquire));
   order_->fetch_add(1, memory_order_release);
-  auto const shared =
-      range_.length == 0 ? os::outcome<void>{} : os::retry([&] { return make_lock(os::locking::shared, false); });
+  auto const shared = os::retry([&] { return make_lock(lock_mode::shared, false); });
   if (!shared) {
     // fcntl(2) has then changed nothing. Of flock(2) the manual says that it lets go of the lock first: somebody may have it.
     auto const lost = kind_ == lock_kind::flock && is_contention(shared.error());
@@ -497,7 +490,7 @@ auto lock_state::downgrade() -> result<void> {
   return {};
 }
 
-auto lock_state::release(bool for_sure) -> result<void> {
+auto lock_state::release_slowly(bool for_sure) -> result<void> {
   constexpr std::string_view operation = "unlock";
   if (is_forked()) {
     return fail(errc::forked, operation);
@@ -525,16 +518,20 @@ auto lock_state::release(bool for_sure) -> result<void> {
     }
     auto const held = count + (seen & exclusive);
     if (word_.compare_exchange_weak(seen, (seen - held) | changing, memory_order_acq_rel)) {
-      auto const unlocked = unlock_in_system();
-      if (unlocked || for_sure) {
-        owner_.store(nobody, memory_order_relaxed);
-        count > 0 ? settle_free() : settle(0);
-      } else {
-        settle(held);
-      }
-      return unlocked ? result<void>{} : fail(unlocked.error(), operation);
+      return after_release(held, for_sure, unlock_in_system());
     }
   }
+}
+
+// What is so after the system was asked to let go of the lock, which the threads of this process held as `held` says.
+auto lock_state::after_release(std::uint32_t held, bool for_sure, os::outcome<void> const& unlocked) -> result<void> {
+  if (!unlocked && !for_sure) {
+    settle(held);
+  } else {
+    owner_.store(nobody, memory_order_relaxed);
+    held == exclusive ? settle(0) : settle_free();
+  }
+  return unlocked ? result<void>{} : fail(unlocked.error(), "unlock");
 }
 
 auto lock_state::held() const noexcept -> std::optional<lock_mode> {

@@ -68,6 +68,9 @@ inline constexpr auto never = clock::time_point::max();
 // What to say beside a wait that was too short: who holds the lock, where that can be seen.
 [[nodiscard]] auto describe_holders(file const& of, byte_range range) -> std::string;
 
+// A number that no other thread of the process has, or has had: the system gives that of one that has ended to another.
+[[nodiscard]] auto this_thread() noexcept -> std::uint64_t;
+
 // The signal that ends waits with a limit, with its handler in place; 0 when there is none.
 [[nodiscard]] auto interrupting_signal() noexcept -> int;
 
@@ -80,17 +83,48 @@ public:
   auto operator=(lock_state const&) -> lock_state& = delete;
   ~lock_state();
 
-  // Whether it was acquired by `deadline`.
-  [[nodiscard]] auto acquire(lock_mode mode, clock::time_point deadline) -> result<bool>;
+  // Whether it was acquired by `deadline`. What happens nearly always is here: no more than the system call lies between a
+  // caller and its lock.
+  [[nodiscard]] inline auto acquire(lock_mode mode, clock::time_point deadline) -> result<bool> {
+    auto const alone = mode == lock_mode::exclusive;
+    std::uint32_t free = 0;
+    if (!allows(mode) || !word_.compare_exchange_strong(free, changing, std::memory_order_acquire)) [[unlikely]] {
+      return acquire_slowly(mode, deadline);
+    }
+    auto const owner = alone ? this_thread() : nobody;
+    auto const made = make_lock(mode, false);
+    if (!made) [[unlikely]] {
+      return ask_system(mode, deadline, 0, made.error());
+    }
+    (void)order_->load(std::memory_order_acquire);
+    owner_.store(owner, std::memory_order_relaxed);
+    word_.store(alone ? exclusive : 1, std::memory_order_release); // nobody else changes the word of a moment
+    return true;
+  }
+
   [[nodiscard]] auto upgrade(clock::time_point deadline) -> result<bool>;
   [[nodiscard]] auto downgrade() -> result<void>;
 
   // `for_sure` lets the threads of this process have the lock also where the system does not let go of it.
-  [[nodiscard]] auto release(bool for_sure) -> result<void>;
+  [[nodiscard]] inline auto release(bool for_sure) -> result<void> {
+    auto seen = word_.load(std::memory_order_relaxed);
+    if ((seen != exclusive && seen != 1) || is_forked() ||
+        !word_.compare_exchange_strong(seen, changing, std::memory_order_acq_rel)) [[unlikely]] {
+      return release_slowly(for_sure);
+    }
+    if (auto const unlocked = unlock_in_system(); !unlocked) [[unlikely]] {
+      return after_release(seen, for_sure, unlocked);
+    }
+    owner_.store(nobody, std::memory_order_relaxed);
+    word_.store(0, std::memory_order_release);
+    return {};
+  }
 
   [[nodiscard]] auto held() const noexcept -> std::optional<lock_mode>;
   [[nodiscard]] auto close() noexcept -> os::outcome<void>;
-  [[nodiscard]] inline auto is_forked() const noexcept -> bool { return descriptor_ == forked; }
+  [[nodiscard]] inline auto is_forked() const noexcept -> bool {
+    return descriptor_.load(std::memory_order_relaxed) == forked;
+  }
 
   // Whether a thread waits for another here, or did in the process that this one was forked from. What the word says of it
   // is over when threads are woken, but they have yet to go.
@@ -118,12 +152,40 @@ private:
 
   lock_state(file const& of, byte_range range, os::lock_range bytes, lock_kind kind);
 
-  [[nodiscard]] auto ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise) -> result<bool>;
-  [[nodiscard]] auto lock_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool>;
-  [[nodiscard]] auto wait_in_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool>;
-  [[nodiscard]] auto poll_system(os::locking mode, clock::time_point deadline) -> os::outcome<bool>;
-  [[nodiscard]] auto make_lock(os::locking mode, bool wait) const noexcept -> os::outcome<void>;
-  [[nodiscard]] auto unlock_in_system() const noexcept -> os::outcome<void>;
+  // Whether the lock may be asked for in this mode.
+  [[nodiscard]] inline auto allows(lock_mode mode) const noexcept -> bool {
+    return !is_forked() && (mode == lock_mode::shared || writable_ || kind_ == lock_kind::flock);
+  }
+
+  [[nodiscard]] auto acquire_slowly(lock_mode mode, clock::time_point deadline) -> result<bool>;
+  [[nodiscard]] auto ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise, int refusal = 0)
+      -> result<bool>;
+  [[nodiscard]] auto wait_in_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool>;
+  [[nodiscard]] auto poll_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool>;
+  [[nodiscard]] auto release_slowly(bool for_sure) -> result<void>;
+  [[nodiscard]] auto after_release(std::uint32_t held, bool for_sure, os::outcome<void> const& unlocked)
+      -> result<void>;
+
+  // No bytes are always free; the system would take them for all from the offset on.
+  [[nodiscard]] inline auto make_lock(lock_mode mode, bool wait) const noexcept -> os::outcome<void> {
+    if (range_.length == 0) [[unlikely]] {
+      return {};
+    }
+    auto const descriptor = descriptor_.load(std::memory_order_relaxed);
+    auto const wanted_mode = mode == lock_mode::exclusive ? os::locking::exclusive : os::locking::shared;
+    return kind_ == lock_kind::flock ? os::lock_file(descriptor, wanted_mode, wait)
+                                     : os::lock_bytes(descriptor, wanted_mode, bytes_, wait);
+  }
+  [[nodiscard]] inline auto unlock_in_system() const noexcept -> os::outcome<void> {
+    if (range_.length == 0) [[unlikely]] {
+      return {};
+    }
+    order_->fetch_add(1, std::memory_order_release);
+    auto const descriptor = descriptor_.load(std::memory_order_relaxed);
+    return os::retry(
+        [&] { return kind_ == lock_kind::flock ? os::unlock_file(descriptor) : os::unlock_bytes(descriptor, bytes_); });
+  }
+
   [[nodiscard]] auto is_contention(int code) const noexcept -> bool;
 
   enum class change : unsigned char { seen, too_late };

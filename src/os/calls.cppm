@@ -76,9 +76,10 @@ enum class call : unsigned char {
   timer_delete,
   pthread_sigmask,
   clock_nanosleep,
+  sched_yield,
 };
 
-inline constexpr std::array<std::string_view, 48> call_names{
+inline constexpr std::array<std::string_view, 49> call_names{
     "openat",
     "openat2",
     "close",
@@ -127,6 +128,7 @@ inline constexpr std::array<std::string_view, 48> call_names{
     "timer_delete",
     "pthread_sigmask",
     "clock_nanosleep",
+    "sched_yield",
 };
 
 // What a call makes durable: a file, or a range of memory.

@@ -20,6 +20,7 @@ module;
 #include <linux/mman.h>
 #include <linux/openat2.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -562,6 +563,11 @@ inline auto sleep_until(std::int64_t when) noexcept -> outcome<void> {
     errno = ::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr); // returns the error
     return errno == 0 ? 0 : -1;
   });
+}
+
+// Lets other threads go first.
+inline void yield() noexcept {
+  (void)invoke(call::sched_yield, [] { return ::sched_yield(); }); // never fails
 }
 
 inline auto cache(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<cache_status> {

@@ -8,16 +8,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <expected>
 #include <filesystem>
 #include <iostream>
 #include <new>
-#include <numeric>
-#include <optional>
 #include <random>
 #include <span>
 #include <string>
-#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -318,21 +316,16 @@ void lock_at_random(std::filesystem::path const& path, model& noted, std::size_t
     locks.push_back(or_throw(
         file_lock::create(data, {.offset = span.begin * slot_size, .length = (span.end - span.begin) * slot_size})));
   }
-  std::atomic<bool> failed{false};
-  std::vector<std::jthread> others;
+  std::vector<std::jthread> workers;
   for (std::size_t i = 0; i < threads; ++i) {
-    others.emplace_back([&, i] {
+    workers.emplace_back([&, i] {
       try {
         worker{noted, locks, mapped.writable_bytes(), seed + i * 1000}.run(end);
       } catch (std::exception const& e) {
         std::cerr << "in a thread: " << e.what() << std::endl;
-        failed = true;
+        ::_exit(1); // at once: nobody is to wait for what it has locked
       }
     });
-  }
-  others.clear();
-  if (failed) {
-    ::_exit(1);
   }
 }
 

@@ -94,6 +94,7 @@ private:
 struct tolerance {
   os::call call;
   int error = any_error;
+  bool told = false; // and the handler of dropped errors has to be told
 };
 
 // A call that the scenario's system fails by itself: `times` times once it has made it `spared` times.
@@ -417,7 +418,8 @@ private:
 
   [[nodiscard]] auto tolerated(os::call which) const -> bool {
     return std::ranges::any_of(of_.tolerated, [&](tolerance const& t) {
-      return t.call == which && (t.error == any_error || t.error == how_.error.value);
+      return t.call == which && (t.error == any_error || t.error == how_.error.value) &&
+             (!t.told || !dropped().empty());
     });
   }
 
