@@ -19,7 +19,7 @@ struct lock_holder {
   lock_kind kind = lock_kind::open_file_description;
   /// Who holds it, by number; empty where that cannot be seen: the process is another user's or in another namespace, or has
   /// given the descriptor to a child and ended.
-  std::optional<int> process = {};
+  std::optional<int> process = std::nullopt;
 
   auto operator==(lock_holder const&) const -> bool = default;
 };

@@ -24,7 +24,7 @@ namespace fmmap {
 auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> bytes) -> os::outcome<std::size_t> {
   std::size_t done = 0;
   while (done < bytes.size()) {
-    auto const got = retry([&] { return os::read_at(from, offset + done, bytes.subspan(done)); });
+    auto const got = os::retry([&] { return os::read_at(from, offset + done, bytes.subspan(done)); });
     if (!got) {
       return std::unexpected(got.error());
     }
@@ -39,7 +39,7 @@ auto read_fully(os::descriptor from, std::uint64_t offset, std::span<std::byte> 
 auto write_fully(os::descriptor to, std::uint64_t offset, std::span<std::byte const> bytes) -> written {
   std::size_t done = 0;
   while (done < bytes.size()) {
-    auto const put = retry([&] { return os::write_at(to, offset + done, bytes.subspan(done)); });
+    auto const put = os::retry([&] { return os::write_at(to, offset + done, bytes.subspan(done)); });
     if (!put || *put == 0) {
       return {.bytes = done, .error = put ? EIO : put.error()};
     }
@@ -71,7 +71,7 @@ namespace {
 
 // Not known where the system lacks the call, or a container does not let it through.
 auto creation_time(open_file const& of) -> os::outcome<std::optional<os::timestamp>> {
-  auto born = retry([&] { return os::birth_time(of.descriptor()); });
+  auto born = os::retry([&] { return os::birth_time(of.descriptor()); });
   if (!born && (born.error() == ENOSYS || born.error() == EPERM)) {
     return std::nullopt;
   }
@@ -168,7 +168,7 @@ namespace {
 // Writes parts of a file as they read, past the page cache. What is stored meanwhile would be lost. All are read before the
 // first is written: that drops memory of the file, in pieces that may be larger than what is written.
 auto write_directly(open_file const& target, std::span<os::interval const> parts) -> os::outcome<void> {
-  auto const opened = retry([&] { return os::reopen(target.descriptor(), {.write = true, .direct = true}); });
+  auto const opened = os::retry([&] { return os::reopen(target.descriptor(), {.write = true, .direct = true}); });
   if (!opened) {
     return std::unexpected(opened.error());
   }
@@ -200,7 +200,7 @@ auto write_directly(open_file const& target, std::span<os::interval const> parts
     }
   }
   auto const longer = !pieces.empty() && pieces.back().pages.end > size->size;
-  return longer ? retry([&] { return os::set_size(target.descriptor(), size->size); }) : os::outcome<void>{};
+  return longer ? os::retry([&] { return os::set_size(target.descriptor(), size->size); }) : os::outcome<void>{};
 }
 
 } // namespace

@@ -18,7 +18,7 @@ import fmmap.os;
 namespace fmmap {
 
 auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::outcome<os::interval> {
-  auto const begin = retry([&] { return os::next_data(from, at); });
+  auto const begin = os::retry([&] { return os::next_data(from, at); });
   if (!begin) {
     switch (begin.error()) {
     case ENXIO: // nothing but a hole up to the end
@@ -33,7 +33,7 @@ auto next_data(os::descriptor from, std::uint64_t at, std::uint64_t end) -> os::
   if (*begin >= end) {
     return os::interval{.begin = end, .end = end};
   }
-  auto const hole = retry([&] { return os::next_hole(from, *begin); });
+  auto const hole = os::retry([&] { return os::next_hole(from, *begin); });
   if (!hole && hole.error() == ENXIO) { // it was made shorter meanwhile: reading tells where it ends now
     return os::interval{.begin = *begin, .end = end};
   }
@@ -88,7 +88,7 @@ auto rewrite_zero_pages(open_file const& target, os::interval bytes) -> int {
 
 // Whether SEEK_HOLE names the holes: many file systems that cannot allocate know of none but the end.
 auto tells_holes(open_file const& target, std::uint64_t size) -> os::outcome<bool> {
-  auto const hole = retry([&] { return os::next_hole(target.descriptor(), 0); });
+  auto const hole = os::retry([&] { return os::next_hole(target.descriptor(), 0); });
   if (hole) {
     return *hole < size;
   }
@@ -113,14 +113,14 @@ auto fill_holes(open_file const& target, os::interval bytes) -> int {
   }
   auto at = bytes.begin;
   while (at < bytes.end) {
-    auto const hole = retry([&] { return os::next_hole(target.descriptor(), at); });
+    auto const hole = os::retry([&] { return os::next_hole(target.descriptor(), at); });
     if (!hole) {
       return hole.error();
     }
     if (*hole >= bytes.end) {
       return 0;
     }
-    auto const data = retry([&] { return os::next_data(target.descriptor(), *hole); });
+    auto const data = os::retry([&] { return os::next_data(target.descriptor(), *hole); });
     if (!data && data.error() != ENXIO) {
       return data.error();
     }
@@ -151,7 +151,7 @@ auto clear_tail(open_file const& target, std::uint64_t old, std::uint64_t size) 
   std::fill_n(tail.get(), length, std::byte{0});
   auto const put = write_fully(target.descriptor(), old, {tail.get(), length});
   if (put.error != 0) {
-    drop_failure(retry([&] { return os::set_size(target.descriptor(), old); }), "restore the size of", target.path);
+    drop_failure(os::retry([&] { return os::set_size(target.descriptor(), old); }), "restore the size of", target.path);
   }
   return put.error;
 }
@@ -212,7 +212,8 @@ void undo_growth(open_file const& target, std::uint64_t old, std::uint64_t own_e
     return;
   }
   auto const length = *kept > from ? *kept : std::min(old, *size);
-  drop_failure(retry([&] { return os::set_size(target.descriptor(), length); }), "restore the size of", target.path);
+  drop_failure(os::retry([&] { return os::set_size(target.descriptor(), length); }), "restore the size of",
+               target.path);
 }
 
 } // namespace
@@ -223,7 +224,8 @@ auto allocate_blocks(open_file const& target, os::interval bytes, std::uint64_t 
   }
   auto const keep_size =
       bytes.end <= size; // who fills a part does not want a file back that somebody has cut meanwhile
-  auto const done = retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), keep_size); });
+  auto const done =
+      os::retry([&] { return os::allocate(target.descriptor(), bytes.begin, bytes.length(), keep_size); });
   auto code = done ? 0 : done.error();
   auto own_end = size;
   if (code == EOPNOTSUPP || code == ENOSYS) {
@@ -253,7 +255,7 @@ auto file::resize(std::uint64_t size) -> result<void> {
   if (!old) {
     return std::unexpected(old.error());
   }
-  if (auto const done = retry([&] { return os::set_size(state_->descriptor(), size); }); !done) {
+  if (auto const done = os::retry([&] { return os::set_size(state_->descriptor(), size); }); !done) {
     return state_->fail(done.error(), "resize", range);
   }
   if (auto const code = clear_tail(*state_, *old, size); code != 0) {
@@ -308,7 +310,7 @@ auto file::punch_hole(byte_range range) -> result<void> {
   if (range.offset >= end) {
     return {};
   }
-  auto const done = retry([&] { return os::punch_hole(state_->descriptor(), range.offset, end - range.offset); });
+  auto const done = os::retry([&] { return os::punch_hole(state_->descriptor(), range.offset, end - range.offset); });
   if (!done) {
     return state_->fail(done.error(), "punch a hole in", range);
   }

@@ -27,7 +27,7 @@ auto copy_part(os::descriptor from, os::descriptor to, os::interval part) -> os:
   auto done = part.begin;
   while (done < size) {
     auto const length = static_cast<std::size_t>(std::min<std::uint64_t>(size - done, std::uint64_t{1} << 30));
-    auto const copied = retry([&] { return os::copy_range(from, done, to, done, length); });
+    auto const copied = os::retry([&] { return os::copy_range(from, done, to, done, length); });
     if (!copied || *copied == 0) {
       break; // not between these file systems, or not to this end: through memory
     }
@@ -75,7 +75,7 @@ auto copy_bytes(open_file const& from, os::descriptor to, std::uint64_t size) ->
     auto const copied = copy_to_end(from.descriptor(), to);
     return copied ? 0 : copied.error();
   }
-  if (auto const sized = retry([&] { return os::set_size(to, size); }); !sized) {
+  if (auto const sized = os::retry([&] { return os::set_size(to, size); }); !sized) {
     return sized.error();
   }
   auto length = size;
@@ -100,7 +100,7 @@ auto copy_bytes(open_file const& from, os::descriptor to, std::uint64_t size) ->
     at = data->end;
   }
   if (length < size) {
-    if (auto const cut = retry([&] { return os::set_size(to, length); }); !cut) {
+    if (auto const cut = os::retry([&] { return os::set_size(to, length); }); !cut) {
       return cut.error();
     }
   }
@@ -132,7 +132,7 @@ auto create_filled(std::filesystem::path const& path, clone_options const& optio
                                      : std::string_view{});
   }
   if (options.level != durability::none) {
-    if (auto const synced = retry([&] { return os::sync(target->descriptor()); }); !synced) {
+    if (auto const synced = os::retry([&] { return os::sync(target->descriptor()); }); !synced) {
       return fail(synced.error(), std::string_view{});
     }
   }
@@ -160,7 +160,7 @@ auto file::clone_to(std::filesystem::path const& path, clone_options options) co
   }
   auto method = clone_method::reflink;
   auto const write = [&](os::descriptor target) {
-    if (retry([&] { return os::clone(target, state_->descriptor()); })) {
+    if (os::retry([&] { return os::clone(target, state_->descriptor()); })) {
       return 0;
     }
     method = clone_method::copy;

@@ -49,8 +49,8 @@ auto open_step_by_step(os::descriptor directory, std::string_view path, os::open
     flags.no_follow = true;
     auto const last = path.find_first_not_of('/') == std::string_view::npos;
     auto const step = last ? flags : os::open_flags{.directory = true, .path_only = true, .no_follow = true};
-    here =
-        retry([&] { return os::open(current.get(), component.empty() ? "." : component.c_str(), step, permissions); });
+    here = os::retry(
+        [&] { return os::open(current.get(), component.empty() ? "." : component.c_str(), step, permissions); });
     if (!here && here.error() == ENOTDIR) {
       auto const status = os::status_at(current.get(), component.c_str(), false);
       return std::unexpected(status && status->type == os::file_type::symlink ? ELOOP : ENOTDIR);
@@ -64,10 +64,10 @@ auto open_step_by_step(os::descriptor directory, std::string_view path, os::open
 
 auto open_restricted(os::descriptor directory, char const* path, os::open_flags flags, unsigned permissions)
     -> os::outcome<os::descriptor> {
-  auto opened = retry([&] { return os::open_resolved(directory, path, flags, permissions); });
+  auto opened = os::retry([&] { return os::open_resolved(directory, path, flags, permissions); });
   // openat2(2): a rename on the way makes it give up and ask to be called again.
   for (int again = 0; !opened && opened.error() == EAGAIN && again < most_attempts; ++again) {
-    opened = retry([&] { return os::open_resolved(directory, path, flags, permissions); });
+    opened = os::retry([&] { return os::open_resolved(directory, path, flags, permissions); });
   }
   if (!opened && opened.error() == ENOSYS) {
     opened = open_step_by_step(directory, path, flags, permissions);
@@ -78,7 +78,7 @@ auto open_restricted(os::descriptor directory, char const* path, os::open_flags 
 inline auto open_descriptor(os::descriptor directory, char const* path, os::open_flags flags, unsigned permissions)
     -> os::outcome<os::descriptor> {
   return flags.no_symlinks || flags.beneath ? open_restricted(directory, path, flags, permissions)
-                                            : retry([&] { return os::open(directory, path, flags, permissions); });
+                                            : os::retry([&] { return os::open(directory, path, flags, permissions); });
 }
 
 struct opened_descriptor {
@@ -221,7 +221,7 @@ auto open_waiting(os::descriptor directory, char const* path, os::open_flags fla
   if (status->type != os::file_type::regular) {
     return std::unexpected(EAGAIN);
   }
-  auto const opened = retry([&] { return os::reopen(there.get(), wanted); });
+  auto const opened = os::retry([&] { return os::reopen(there.get(), wanted); });
   return !opened && opened.error() == ENOENT ? std::unexpected(EAGAIN) : opened; // no /proc to reopen by
 }
 
@@ -230,7 +230,8 @@ auto open_parent(os::descriptor directory, std::string_view path, bool to_sync) 
   auto const name = slash == std::string_view::npos ? path : path.substr(slash + 1);
   std::string const parent{slash == std::string_view::npos ? "." : path.substr(0, slash + 1)};
   auto const open = [&](bool path_only) {
-    return retry([&] { return os::open(directory, parent.c_str(), {.directory = true, .path_only = path_only}, 0); });
+    return os::retry(
+        [&] { return os::open(directory, parent.c_str(), {.directory = true, .path_only = path_only}, 0); });
   };
   auto opened = open(!to_sync);
   if (!opened && opened.error() == EACCES && to_sync) {
@@ -243,9 +244,9 @@ auto open_parent(os::descriptor directory, std::string_view path, bool to_sync) 
 }
 
 auto sync_directory(os::descriptor directory, os::descriptor file) -> os::outcome<void> {
-  auto const synced = retry([&] { return os::sync(directory); });
+  auto const synced = os::retry([&] { return os::sync(directory); });
   if (!synced && synced.error() == EBADF) { // open(2): O_PATH
-    return retry([&] { return os::sync_file_system(file); });
+    return os::retry([&] { return os::sync_file_system(file); });
   }
   return synced;
 }
@@ -282,8 +283,8 @@ auto file::temporary(std::filesystem::path const& directory) -> result<file> {
     return refuse_nul("create a temporary file in", directory.native());
   }
   auto state = open_file::make({});
-  auto const opened =
-      retry([&] { return os::open(os::working_directory, directory.c_str(), {.write = true, .unnamed = true}, 0600); });
+  auto const opened = os::retry(
+      [&] { return os::open(os::working_directory, directory.c_str(), {.write = true, .unnamed = true}, 0600); });
   if (!opened) {
     return failure(opened.error(), "create a temporary file in", directory.native());
   }
@@ -303,7 +304,7 @@ auto file::in_memory(std::string_view name, memory_options options) -> result<fi
     return failure(EINVAL, "create in memory", label, {}, "the name holds a NUL character");
   }
   auto state = open_file::make(label);
-  auto const created = retry([&] { return os::memory_file(label.c_str(), options.sealable); });
+  auto const created = os::retry([&] { return os::memory_file(label.c_str(), options.sealable); });
   if (!created) {
     return failure(created.error(), "create in memory", label);
   }

@@ -78,7 +78,7 @@ auto is_not_ours(int code) noexcept -> bool {
 // Removes what a crash has left under a temporary name: a regular file that nobody has locked. What else there is, or what
 // cannot be told from a file that is in use, stays.
 auto clear_leftover(os::descriptor directory, std::string const& name) -> os::outcome<name_state> {
-  auto const opened = retry([&] { return os::open(directory, name.c_str(), {.no_follow = true}, 0); });
+  auto const opened = os::retry([&] { return os::open(directory, name.c_str(), {.no_follow = true}, 0); });
   if (!opened && opened.error() == ENOENT) {
     return name_state::free;
   }
@@ -128,7 +128,8 @@ staged_file::~staged_file() {
 
 auto staged_file::create(os::descriptor directory, std::string_view name, unsigned permissions)
     -> os::outcome<staged_file> {
-  auto const unnamed = retry([&] { return os::open(directory, ".", {.write = true, .unnamed = true}, permissions); });
+  auto const unnamed =
+      os::retry([&] { return os::open(directory, ".", {.write = true, .unnamed = true}, permissions); });
   if (unnamed) {
     staged_file made{unique_descriptor{*unnamed}, directory, name, false};
     (void)os::lock_file(made.descriptor(), os::locking::exclusive, false); // nobody else can hold it
@@ -171,7 +172,7 @@ auto staged_file::take_temporary_name(Attempt attempt) -> os::outcome<void> {
 }
 
 auto staged_file::create_named(unsigned permissions) -> os::outcome<void> {
-  auto const created = retry([&] {
+  auto const created = os::retry([&] {
     return os::open(directory_, temporary_name_.c_str(), {.write = true, .create = true, .exclusive = true},
                     permissions);
   });
@@ -339,7 +340,7 @@ auto replace_file(std::filesystem::path const& path, std::size_t size,
     }
   }
   // Before the name, whatever the level: a name must never lead to content that a crash can take away.
-  if (auto const synced = retry([&] { return os::sync(fresh->descriptor()); }); !synced) {
+  if (auto const synced = os::retry([&] { return os::sync(fresh->descriptor()); }); !synced) {
     return fail(synced.error());
   }
   if (auto const done = fresh->replace(); !done) {

@@ -69,7 +69,7 @@ auto read_to_end(open_file const& from, std::size_t expected) -> os::outcome<byt
       std::memcpy(larger.get(), buffer.get(), size);
       buffer = std::move(larger);
     }
-    auto const got = retry([&] { return os::read(from.descriptor(), {buffer.get() + size, capacity - size}); });
+    auto const got = os::retry([&] { return os::read(from.descriptor(), {buffer.get() + size, capacity - size}); });
     if (!got) {
       return std::unexpected(got.error());
     }
@@ -99,7 +99,7 @@ auto read_whole(open_file const& from, std::uint64_t size) -> os::outcome<bytes_
 auto read_stream(open_file const& from) -> os::outcome<bytes_read> {
   // Until a writer has come, a pipe reads as if it had ended; only waiting tells the two apart.
   if (from.type == os::file_type::fifo) {
-    if (auto const ready = retry([&] { return os::wait_readable(from.descriptor()); }); !ready) {
+    if (auto const ready = os::retry([&] { return os::wait_readable(from.descriptor()); }); !ready) {
       return std::unexpected(ready.error());
     }
   }

@@ -92,7 +92,7 @@ auto reason_for(os::descriptor source, std::uint64_t offset, std::byte* page, bo
   constexpr int attempts = 20;
   std::byte first{};
   for (int i = 0; i < attempts; ++i) {
-    auto const got = retry([&] { return os::read_at(source, offset, {&first, 1}); });
+    auto const got = os::retry([&] { return os::read_at(source, offset, {&first, 1}); });
     if (!got) {
       return make_error_code(errc::device_fault);
     }

@@ -654,7 +654,7 @@ auto mapping::advise(advice what, byte_range range) const -> result<void> {
   auto const pages = pages_around(data_, *part, region_->unit());
   auto const value = advice_value_of(what);
   auto const done =
-      retry([&] { return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()), value); });
+      os::retry([&] { return os::advise(pointer_to(pages.begin), static_cast<std::size_t>(pages.length()), value); });
   if (!done) {
     auto const hint = done.error() == EINVAL
                           ? "this system or this kind of mapping does not know it, or a memory lock forbids it"
@@ -687,7 +687,7 @@ auto mapping::discard(byte_range range) -> result<void> {
   if (pages.empty()) {
     return {};
   }
-  auto const done = retry([&] {
+  auto const done = os::retry([&] {
     if (shared_file) {
       return os::punch_hole(file_->descriptor(), offset_ + (pages.begin - begin), pages.length());
     }
@@ -761,7 +761,7 @@ auto mapping::residency(byte_range range) const -> result<residency_info> {
   for (auto at = pages.begin; at < pages.end; at += present.size() * page) {
     auto const length = std::min<std::uint64_t>(pages.end - at, present.size() * page);
     auto const done =
-        retry([&] { return os::resident_pages(pointer_to(at), static_cast<std::size_t>(length), present.data()); });
+        os::retry([&] { return os::resident_pages(pointer_to(at), static_cast<std::size_t>(length), present.data()); });
     if (!done) {
       return failure(done.error(), "ask the residency of", path_of(file_), range);
     }
@@ -885,7 +885,7 @@ auto populate(std::byte* begin, std::size_t length, bool write) -> os::outcome<v
     return {};
   }
   auto const advice = write ? os::advice_value::populate_write : os::advice_value::populate_read;
-  return retry([&] { return os::advise(begin, length, advice); });
+  return os::retry([&] { return os::advise(begin, length, advice); });
 }
 
 auto make_writable(std::span<std::byte> bytes) -> int {

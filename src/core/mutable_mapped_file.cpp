@@ -36,7 +36,7 @@ auto grow_with_blocks(open_file const& target, std::uint64_t old, std::uint64_t 
   if (!target.in_memory) {
     return allocate_blocks(target, {.begin = old, .end = size}, old);
   }
-  auto const done = retry([&] { return os::set_size(target.descriptor(), size); });
+  auto const done = os::retry([&] { return os::set_size(target.descriptor(), size); });
   return done ? 0 : done.error();
 }
 
@@ -52,7 +52,8 @@ auto size_and_map(counted<open_file> const& target, std::uint64_t size, write_op
   }
   rollback undo{[&] {
     if (grow) {
-      drop_failure(retry([&] { return os::set_size(target->descriptor(), 0); }), "restore the size of", target->path);
+      drop_failure(os::retry([&] { return os::set_size(target->descriptor(), 0); }), "restore the size of",
+                   target->path);
     }
   }};
   auto mapped = handle_access::map(target, grow ? options.size : size,
@@ -217,7 +218,7 @@ auto mutable_mapped_file::shrink_to_fit() -> result<void> {
     return {};
   }
   // Setting the size a file has frees the blocks past it.
-  if (auto const done = retry([&] { return os::set_size(target.descriptor(), size()); }); !done) {
+  if (auto const done = os::retry([&] { return os::set_size(target.descriptor(), size()); }); !done) {
     return target.fail(done.error(), "trim");
   }
   allocated_ = size();
@@ -293,7 +294,7 @@ auto mutable_mapped_file::resize(std::uint64_t size, durability level) -> result
     undo.keep();
     allocated_ = std::max(allocated_, size);
   } else if (size < old) {
-    if (auto const done = retry([&] { return os::set_size(target.descriptor(), size); }); !done) {
+    if (auto const done = os::retry([&] { return os::set_size(target.descriptor(), size); }); !done) {
       return target.fail(done.error(), "resize to", range);
     }
     handle_access::set_size(mapping_, static_cast<std::size_t>(size));
@@ -316,7 +317,7 @@ auto mutable_mapped_file::allocate_ahead(std::uint64_t size) -> int {
   auto const from = std::max(allocated_, this->size());
   auto const ahead = std::clamp(this->size(), least_ahead, most_ahead);
   auto const allocate = [&](std::uint64_t begin, std::uint64_t end) -> int {
-    auto const done = retry([&] { return os::allocate(target.descriptor(), begin, end - begin, true); });
+    auto const done = os::retry([&] { return os::allocate(target.descriptor(), begin, end - begin, true); });
     if (done) {
       allocated_ = end;
       allocator_ = os::process_id();
@@ -346,7 +347,7 @@ void mutable_mapped_file::undo_growth(std::uint64_t own_end) noexcept {
     allocated_ = size();
     return;
   }
-  auto const cut = retry([&] { return os::set_size(target.descriptor(), size()); });
+  auto const cut = os::retry([&] { return os::set_size(target.descriptor(), size()); });
   if (cut) {
     allocated_ = size();
   }

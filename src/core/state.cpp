@@ -280,13 +280,13 @@ auto open_file::sync_part(durability& level, os::interval part, std::span<std::b
   if (level == durability::started || level == durability::written) {
     auto const length = part == everything ? 0 : part.length(); // 0: to the end of the file
     auto const synced =
-        retry([&] { return os::sync_range(descriptor(), part.begin, length, level == durability::written); });
+        os::retry([&] { return os::sync_range(descriptor(), part.begin, length, level == durability::written); });
     if (synced || !range_sync_is_missing(synced.error())) {
       return synced;
     }
     level = durability::data;
   }
-  return retry([&] {
+  return os::retry([&] {
     if (level == durability::all) {
       return os::sync(descriptor());
     }
@@ -306,7 +306,7 @@ auto open_file::find_unwritten(os::interval part) const -> os::outcome<std::vect
   auto const buffer = std::make_unique_for_overwrite<std::byte[]>(transfer_size);
   std::vector<os::interval> found;
   for (auto at = part.begin; at < part.end;) {
-    auto const extent = retry([&] { return os::next_extent(descriptor(), at, part.end); });
+    auto const extent = os::retry([&] { return os::next_extent(descriptor(), at, part.end); });
     if (!extent && (extent.error() == EOPNOTSUPP || extent.error() == ENOTTY || extent.error() == ENOSYS)) {
       break; // a file system that does not tell
     }
@@ -340,7 +340,7 @@ auto open_file::write_past_cache(os::interval part, direct_writer const& past_ca
     if (auto const written = past_cache(*unwritten); !written) {
       return written;
     }
-    if (auto const synced = retry([&] { return os::sync_data(descriptor()); }); !synced) {
+    if (auto const synced = os::retry([&] { return os::sync_data(descriptor()); }); !synced) {
       return synced;
     }
     unwritten = find_unwritten(part);
@@ -357,7 +357,7 @@ auto open_file::rewrite(os::interval part, std::function<result<void>()> const& 
   if (auto const dirtied = dirty(); !dirtied) {
     return std::unexpected(dirtied.error());
   }
-  auto synced = retry([&] { return os::sync_data(descriptor()); });
+  auto synced = os::retry([&] { return os::sync_data(descriptor()); });
   if (synced) {
     auto const size = this->size();
     if (!size) {
@@ -491,7 +491,7 @@ auto region::repeat_advice(os::interval pages) -> os::outcome<void> {
       continue;
     }
     auto const length = static_cast<std::size_t>(end - begin);
-    if (auto const done = retry([&] { return os::advise(base_ + begin, length, given.advice); }); !done) {
+    if (auto const done = os::retry([&] { return os::advise(base_ + begin, length, given.advice); }); !done) {
       return done;
     }
   }
@@ -509,7 +509,7 @@ auto region::lock(os::interval addresses, bool on_fault) -> os::outcome<void> {
     locks_.push_back(addresses);
   }
   auto const done = in_chunks(addresses, [&](void* begin, std::size_t length) {
-    return retry([&] { return os::lock_memory(begin, length, on_fault); });
+    return os::retry([&] { return os::lock_memory(begin, length, on_fault); });
   });
   if (!done) {
     unlock(addresses);

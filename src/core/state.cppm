@@ -65,8 +65,6 @@ inline void drop_failure(os::outcome<void> const& done, std::string_view operati
 // Of two outcomes the first error; a second one is dropped.
 [[nodiscard]] auto first_error(result<void> first, result<void> second) -> result<void>;
 
-using os::retry;
-
 // The bytes that `range` names in something `size` bytes long; empty when it reaches outside.
 [[nodiscard]] auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval>;
 

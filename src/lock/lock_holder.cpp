@@ -41,9 +41,8 @@ auto next_word(std::string_view& rest) -> std::string_view {
 template <class Number>
 auto number_in(std::string_view text, int base = 10) -> std::optional<Number> {
   Number value{};
-  auto const* const end = text.data() + text.size();
-  auto const read = std::from_chars(text.data(), end, value, base);
-  return read.ec == std::errc{} && read.ptr == end ? std::optional{value} : std::nullopt;
+  auto const read = std::from_chars(text.begin(), text.end(), value, base);
+  return read.ec == std::errc{} && read.ptr == text.end() ? std::optional{value} : std::nullopt;
 }
 
 auto text_of(file_view const& view) -> std::string_view {
@@ -154,7 +153,7 @@ auto key_of(lock_holder const& holder) {
 }
 
 // The names in a directory that are numbers. What cannot be listed has none.
-auto numbers_in(std::string const& path) -> std::vector<std::string> {
+auto numbers_in(std::filesystem::path const& path) -> std::vector<std::string> {
   std::vector<std::string> found;
   auto const directory = file::open(path, {.any_type = true});
   if (!directory) {
@@ -182,9 +181,9 @@ auto numbers_in(std::string const& path) -> std::vector<std::string> {
 
 // Puts a process's number to the locks that its descriptors show.
 void look_at(std::string const& process, locked_inode const& inode, std::vector<lock_holder>& holders) {
-  auto const folder = "/proc/" + process + "/fdinfo";
+  auto const folder = std::filesystem::path{"/proc"} / process / "fdinfo";
   for (auto const& descriptor : numbers_in(folder)) {
-    auto const info = file_view::open(folder + '/' + descriptor);
+    auto const info = file_view::open(folder / descriptor);
     if (!info) {
       continue;
     }
@@ -236,16 +235,60 @@ auto ask_for_one(file const& of) -> result<std::vector<lock_holder>> {
     return failure(found.error(), "find the locks of", of.path());
   }
   std::vector<lock_holder> holders;
-  if (*found) {
-    auto const& lock = **found;
-    auto const of_process = lock.process > 0;
+  if (std::optional<os::lock_in_the_way> const lock = *found) {
+    auto const of_process = lock->process > 0;
     holders.push_back(
-        {.mode = lock.mode == os::locking::exclusive ? lock_mode::exclusive : lock_mode::shared,
-         .range = {.offset = lock.range.offset,
-                   .length = lock.range.length == 0 ? to_end : static_cast<std::size_t>(lock.range.length)},
+        {.mode = lock->mode == os::locking::exclusive ? lock_mode::exclusive : lock_mode::shared,
+         .range = {.offset = lock->range.offset,
+                   .length = lock->range.length == 0 ? to_end : static_cast<std::size_t>(lock->range.length)},
          .kind = of_process ? lock_kind::process : lock_kind::open_file_description,
-         .process = of_process ? std::optional{lock.process} : std::nullopt});
+         .process = of_process ? std::optional{lock->process} : std::nullopt});
   }
+  return holders;
+}
+
+auto place_of(lock_holder const& holder) {
+  return std::tuple{holder.range.offset, holder.range.length, holder.kind, holder.mode, holder.process};
+}
+
+// The text of /proc/locks. One read gives lines of one moment, as many as fit into a page, so that after a shorter one there
+// are none left: asking for more would repeat lines that locks made since have moved.
+auto all_locks() -> std::optional<std::string> {
+  constexpr std::size_t page = 4096;
+  constexpr std::size_t longest_line = 256;
+  auto const list = file::open("/proc/locks");
+  if (!list) {
+    return std::nullopt;
+  }
+  std::string text;
+  std::array<char, 16 * page> lines_read{};
+  while (true) {
+    auto const got =
+        os::retry([&] { return os::read(list->native_handle(), std::as_writable_bytes(std::span{lines_read})); });
+    if (!got) {
+      return std::nullopt;
+    }
+    auto const first = text.empty();
+    text.append(lines_read.data(), *got);
+    if (*got == 0 || (first && *got < page - longest_line && text.ends_with('\n'))) {
+      return text;
+    }
+  }
+}
+
+// The locks of a file that /proc/locks lists, ordered; nothing where it is not there.
+auto listed_locks(locked_inode const& inode) -> std::optional<std::vector<lock_holder>> {
+  auto const all = all_locks();
+  if (!all) {
+    return std::nullopt;
+  }
+  std::vector<lock_holder> holders;
+  for (auto const line : lines{*all}) {
+    if (auto const lock = parse(line); lock && lock->inode == inode) {
+      holders.push_back(lock->holder);
+    }
+  }
+  std::ranges::sort(holders, {}, place_of);
   return holders;
 }
 
@@ -263,21 +306,23 @@ auto who_holds(file const& of) -> result<std::vector<lock_holder>> {
     return failure(errc::closed, "find the locks of a file");
   }
   auto const inode = inode_of(of);
-  auto const all = file_view::open("/proc/locks");
-  if (!all) {
+  auto holders = listed_locks(inode);
+  // Where they take several reads, locks that come and go between those move others: one may be missing, or be there twice.
+  // Hardly in the same way two times in a row.
+  constexpr int most_tries = 8;
+  for (int tries = 1; holders && tries < most_tries; ++tries) {
+    auto again = listed_locks(inode);
+    if (again == holders) {
+      break;
+    }
+    holders = std::move(again);
+  }
+  if (!holders) {
     return ask_for_one(of);
   }
-  std::vector<lock_holder> holders;
-  for (auto const line : lines{text_of(*all)}) {
-    if (auto const lock = parse(line); lock && lock->inode == inode) {
-      holders.push_back(lock->holder);
-    }
-  }
-  find_processes(inode, holders);
-  std::ranges::sort(holders, {}, [](lock_holder const& holder) {
-    return std::tuple{holder.range.offset, holder.range.length, holder.process};
-  });
-  return holders;
+  find_processes(inode, *holders);
+  std::ranges::sort(*holders, {}, place_of);
+  return std::move(*holders);
 }
 
 auto describe_holders(file const& of, byte_range range) -> std::string {

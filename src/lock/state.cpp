@@ -204,10 +204,10 @@ auto lock_state::open(file const& of, byte_range range, lock_kind kind) -> resul
   std::unique_ptr<lock_state> state{new lock_state{of, range, *bytes, kind}};
   auto const opened = open_locks::add(*state, [&] { return open_again(of, state->writable_); });
   if (!opened) {
-    auto const hint = opened.error() == EACCES ? "a lock opens the file once more, and that is not permitted any more"
-                      : opened.error() == ENOENT
-                          ? "a lock opens the file once more, and neither /proc nor the path leads there"
-                          : "";
+    std::string_view const hint =
+        opened.error() == EACCES   ? "a lock opens the file once more, and that is not permitted any more"
+        : opened.error() == ENOENT ? "a lock opens the file once more, and neither /proc nor the path leads there"
+                                   : "";
     return failure(opened.error(), "lock", of.path(), part_of_file(range), hint);
   }
   return state;
@@ -403,30 +403,29 @@ auto lock_state::acquire_slowly(lock_mode mode, clock::time_point deadline) -> r
     return fail(errc::read_only, "lock", "an exclusive lock needs access::read_write, or lock_kind::flock");
   }
   auto const alone = mode == lock_mode::exclusive;
-  auto const in_the_way = sharers | exclusive | changing | (alone ? 0 : wanted);
-  std::uint32_t wish = 0;
+  auto const wish = alone ? wanted : 0;
+  auto const in_the_way = sharers | exclusive | changing | (wanted & ~wish);
+  std::uint32_t wished = 0;
   while (true) {
     auto seen = word_.load(memory_order_relaxed);
+    auto const can_be_shared = !alone && (seen & sharers) != 0 && (seen & (changing | wanted | upgrading)) == 0;
     if ((seen & in_the_way) == 0) {
       if (word_.compare_exchange_weak(seen, seen | changing, memory_order_acquire)) {
         return ask_system(mode, deadline, 0);
       }
-    } else if (!alone && (seen & sharers) != 0 && (seen & (changing | wanted | upgrading)) == 0) {
-      if ((seen & sharers) == sharers) {
-        return fail(EAGAIN, "lock", "too many threads share it");
-      }
+    } else if (can_be_shared && (seen & sharers) == sharers) {
+      return fail(EAGAIN, "lock", "too many threads share it");
+    } else if (can_be_shared) {
       if (word_.compare_exchange_weak(seen, seen + 1, memory_order_acquire)) {
         return true;
       }
+    } else if (deadline != at_once && is_of_this_thread(seen)) {
+      return fail(EDEADLK, "lock", "this thread has it exclusively");
+    } else if (wait_for_change(seen, wish, deadline) == change::too_late) {
+      withdraw(wished);
+      return false;
     } else {
-      if ((seen & exclusive) != 0 && deadline != at_once && owner_.load(memory_order_relaxed) == this_thread()) {
-        return fail(EDEADLK, "lock", "this thread has it exclusively");
-      }
-      if (wait_for_change(seen, alone ? wanted : 0, deadline) == change::too_late) {
-        withdraw(wish);
-        return false;
-      }
-      wish = alone ? wanted : 0;
+      wished = wish;
     }
   }
 }

@@ -157,6 +157,10 @@ private:
     return !is_forked() && (mode == lock_mode::shared || writable_ || kind_ == lock_kind::flock);
   }
 
+  [[nodiscard]] inline auto is_of_this_thread(std::uint32_t seen) const noexcept -> bool {
+    return (seen & exclusive) != 0 && owner_.load(std::memory_order_relaxed) == this_thread();
+  }
+
   [[nodiscard]] auto acquire_slowly(lock_mode mode, clock::time_point deadline) -> result<bool>;
   [[nodiscard]] auto ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise, int refusal = 0)
       -> result<bool>;

@@ -4,11 +4,11 @@ module;
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <ctime>
 #include <expected>
 
 #include <pthread.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 module fmmap.os;

@@ -7,6 +7,7 @@ module;
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <expected>
 #include <limits>
 #include <new>
@@ -28,7 +29,6 @@ module;
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
-#include <time.h>
 #include <unistd.h>
 
 // The system calls of Linux. Every function is one of them with the types a caller wants, plus what the kernel headers of
