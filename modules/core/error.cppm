@@ -62,6 +62,8 @@ enum class errc : int {
   lock_not_held,
   /// The object stayed with the process that made it; this is a forked child of that.
   forked,
+  /// Somebody else has had the lock for as long as it could be waited for. Equals `std::errc::timed_out`.
+  lock_timed_out,
 };
 
 /// The category of `errc`, named "fmmap".

@@ -113,7 +113,7 @@ public:
   /// handler of `set_dropped_error_handler`.
   [[nodiscard]] auto method() const noexcept -> wait_method;
 
-  /// Releases what is held, and closes. Errors: what close(2) reports; it is closed all the same.
+  /// Releases what is held, and closes, in a forked child too. Errors: what close(2) reports; it is closed all the same.
   [[nodiscard]] auto close() -> result<void>;
 
   /// What the standard's wrappers call. These throw `system_error` for errors.

@@ -72,8 +72,17 @@ public:
       return "the lock is not held as this needs it";
     case errc::forked:
       return "it belongs to the process that this one was forked from";
+    case errc::lock_timed_out:
+      return "it was locked for longer than the wait";
     }
     return "unknown error " + std::to_string(value);
+  }
+
+  [[nodiscard]] auto default_error_condition(int value) const noexcept -> std::error_condition override {
+    if (static_cast<errc>(value) == errc::lock_timed_out) {
+      return std::make_error_condition(std::errc::timed_out);
+    }
+    return {value, *this};
   }
 };
 

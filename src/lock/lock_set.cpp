@@ -115,7 +115,7 @@ auto lock_all(std::span<lock_request const> requests, wait_for limit) -> result<
       return std::unexpected(acquired.error());
     }
     if (!*acquired) {
-      return failure(ETIMEDOUT, "lock", part.of->path(), part_of_file(lock->range()),
+      return failure(errc::lock_timed_out, "lock", part.of->path(), part_of_file(lock->range()),
                      describe_holders(*part.of, lock->range()));
     }
     held.push_back(std::move(*lock));

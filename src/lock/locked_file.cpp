@@ -29,7 +29,7 @@ struct opened_file {
 };
 
 auto refuse_wait(file const& of) -> std::unexpected<error> {
-  return failure(ETIMEDOUT, "lock", of.path(), {}, describe_holders(of, whole));
+  return failure(errc::lock_timed_out, "lock", of.path(), {}, describe_holders(of, whole));
 }
 
 auto status_of(std::filesystem::path const& path, bool follow) -> os::outcome<os::file_status> {

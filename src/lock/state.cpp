@@ -68,7 +68,9 @@ public:
   // Opens what `open` opens and notes it, in one step as a fork sees it.
   template <class Open>
   static auto add(lock_state& state, Open open) -> os::outcome<void> {
-    watch_forks();
+    if (failed_to_watch != 0) {
+      return std::unexpected(failed_to_watch);
+    }
     std::scoped_lock const guard{mutex};
     auto const descriptor = open();
     if (!descriptor) {
@@ -99,36 +101,34 @@ public:
   }
 
 private:
-  static void watch_forks() {
-    static bool const watching = [] {
-      auto const code = ::pthread_atfork(
-          +[] { mutex.lock(); }, +[] { mutex.unlock(); },
-          +[] {
-            forget_all();
-            mutex.unlock();
-          });
-      if (code != 0) {
-        throw std::system_error{code, std::generic_category(), "pthread_atfork"};
-      }
-      return true;
-    }();
-    (void)watching;
+  // Registered before the program begins: a fork during a registration would leave the child with one half done.
+  static auto watch_forks() noexcept -> int {
+    return ::pthread_atfork(
+        +[] { mutex.lock(); }, +[] { mutex.unlock(); },
+        +[] {
+          forget_all();
+          mutex.unlock();
+        });
   }
 
   // In a child. Closing leaves the parent its lock, where unlocking would take it.
   static void forget_all() noexcept {
     for (auto* state = first; state != nullptr; state = state->next_) {
-      (void)os::close(state->descriptor_);
-      state->descriptor_ = lock_state::forked;
+      if (!state->is_forked()) {
+        (void)os::close(state->descriptor_);
+        state->descriptor_ = lock_state::forked;
+      }
     }
   }
 
   static constinit std::mutex mutex;
   static constinit lock_state* first;
+  static int const failed_to_watch;
 };
 
 constinit std::mutex open_locks::mutex;
 constinit lock_state* open_locks::first = nullptr;
+int const open_locks::failed_to_watch = open_locks::watch_forks();
 
 auto this_thread() noexcept -> std::uint64_t {
   static constinit std::atomic<std::uint64_t> latest{0};

@@ -104,7 +104,7 @@ BOOST_AUTO_TEST_CASE(cuts_the_file_only_when_it_has_the_lock) {
   for (auto const limit : {0ms, 5ms}) {
     auto const opened = fmmap::open_locked(path, {.truncate = true, .mapping = {.size = 3}}, exclusive, limit);
     BOOST_TEST(fails(opened, std::errc::timed_out));
-    BOOST_TEST(opened.error().message() == "cannot lock \"" + path.native() + "\": Connection timed out; process " +
+    BOOST_TEST(opened.error().message() == "cannot lock \"" + path.native() + "\": it was locked for longer than the wait; process " +
                                                std::to_string(::getpid()) + " has a shared lock");
     BOOST_TEST(read_back(path) == pattern(10'000));
   }
