@@ -5,7 +5,9 @@ module;
 #include <expected>
 #include <memory>
 #include <optional>
+#include <ratio>
 #include <string_view>
+#include <utility>
 
 export module fmmap.lock:file_lock;
 
@@ -37,7 +39,8 @@ export namespace fmmap {
 /// that share one object, those that want it exclusively come before those that want it shared. Exclusive ownership is of
 /// the thread that has acquired it: acquiring again there, other than without waiting, is
 /// `std::errc::resource_deadlock_would_occur`. Two objects of one thread, and two processes, can wait for each other for
-/// ever: `lock_all` takes several in one order.
+/// ever: `lock_all` takes several in one order. A thread that has a share and asks for more than it, other than by an upgrade,
+/// waits for itself, unnoticed.
 ///
 /// Only contention is false. What else keeps a lock from being had is an error: `std::errc::no_lock_available`,
 /// `std::errc::function_not_supported` and what fcntl(2) and flock(2) report; `errc::closed`, `errc::forked`; and
@@ -45,8 +48,9 @@ export namespace fmmap {
 ///
 /// Thread safety: all but moves, destruction and `close` may be called from several threads at once. Fork: the child's object
 /// is `errc::forked`, holds nothing, and may be destroyed; the parent's lock ends with the parent, whatever its children do.
-/// Not so after a clone(2) or vfork(2) of one's own, which run no handlers of pthread_atfork(3): until exec, that child
-/// keeps the lock. Exec and exit: released, as when the process is killed. Docs: docs/locks.md.
+/// Not so after a clone(2) or vfork(2) of one's own, which run no handlers of pthread_atfork(3): until it executes, that child
+/// keeps a lock of a parent that has ended. Exec and exit: released, as when the process is killed. Cancellation: a wait is no
+/// cancellation point. More in docs/locks.md.
 class file_lock {
 public:
   /// Makes a lock of `range` of the file, which nobody holds yet. The range may reach past the end, and an empty one is
@@ -146,13 +150,18 @@ private:
 
   inline explicit file_lock(owned_state state) noexcept : state_{std::move(state)} {}
 
-  // A clock may be set back while a wait goes on, and the wait then has to go on too.
+  // A clock may be set back while a wait goes on, and the wait then has to go on too. The integers of time points overflow
+  // where they are far apart.
   template <class Clock, class Duration, class Wait>
   static auto until(std::chrono::time_point<Clock, Duration> const& when, Wait wait) -> result<bool> {
-    while (true) {
-      auto const now = Clock::now();
-      auto got = when > now ? wait(wait_for{when - now}) : wait(no_wait);
-      if (!got || *got || Clock::now() >= when) {
+    using exact = std::chrono::duration<long double, std::nano>;
+    for (bool waited = false;; waited = true) {
+      auto const left = exact{when.time_since_epoch()} - exact{Clock::now().time_since_epoch()};
+      if (!(left > exact::zero())) { // not a number, too
+        return waited ? result<bool>{false} : wait(no_wait);
+      }
+      auto got = wait(wait_for{left});
+      if (!got || *got) {
         return got;
       }
     }

@@ -53,7 +53,7 @@ private:
 /// Where requests overlap in one file, through whichever handles, each byte is locked once, exclusively if one of them says so.
 /// `limit` is for all of them together.
 ///
-/// Errors: `std::errc::timed_out`, naming the file and range that could not be had, and who holds it where that can be seen; as
+/// Errors: `errc::lock_timed_out`, naming the file and range that could not be had, and who has it where that can be seen; as
 /// `file_lock::create` and `file_lock::acquire`. Nothing is locked then.
 [[nodiscard]] auto lock_all(std::span<lock_request const> requests, wait_for limit = forever) -> result<lock_set>;
 [[nodiscard]] inline auto lock_all(std::initializer_list<lock_request> requests, wait_for limit = forever)

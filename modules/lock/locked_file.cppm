@@ -3,6 +3,7 @@ module;
 
 #include <expected>
 #include <filesystem>
+#include <utility>
 
 export module fmmap.lock:locked_file;
 
@@ -22,26 +23,37 @@ struct locked_options {
   write_options mapping = {};
 };
 
-/// A file, mapped, and the lock of all of it. The lock ends after the file when the object goes.
-struct locked_file {
+/// A file, mapped, and the lock of all of it, which ends after the file when the object goes or is assigned to.
+template <class File>
+struct locked {
   file_lock lock;
-  mutable_mapped_file file;
+  File file;
+
+  locked() noexcept = default;
+  inline locked(file_lock held, File opened) noexcept : lock{std::move(held)}, file{std::move(opened)} {}
+  locked(locked&& other) noexcept = default;
+  inline auto operator=(locked&& other) noexcept -> locked& {
+    file = std::move(other.file); // closing it may still cut what it has allocated ahead, or remove it
+    lock = std::move(other.lock);
+    return *this;
+  }
+  ~locked() = default;
 };
 
-/// The same for reading.
-struct locked_reader {
-  file_lock lock;
-  mapped_file file;
-};
+/// For writing.
+using locked_file = locked<mutable_mapped_file>;
+
+/// For reading.
+using locked_reader = locked<mapped_file>;
 
 /// Opens the file that has the name once the lock is held, and maps it. A file that was replaced or removed while it was waited
 /// for is let go, and the one in its place is waited for. Only then is it cut, given a size, or mapped: until then, whoever
 /// holds the lock has it as it was.
 ///
-/// Errors: `std::errc::timed_out` after `limit`, naming who holds the lock where that can be seen; `errc::invalid_options` for
-/// `truncate` under a shared lock; as `mutable_mapped_file::open` and `file_lock`. A file that the call has created is removed
-/// again when mapping it fails under an exclusive lock, unless somebody has written to it before it was locked. One that was
-/// cut is left empty when its new size cannot be had.
+/// Errors: `errc::lock_timed_out` after `limit` and the time it takes to find out who has the lock, who is named where that can
+/// be seen; `errc::invalid_options` for `truncate` under a shared lock; as `mutable_mapped_file::open` and `file_lock`. A file
+/// that the call has created is removed again when the call fails, unless somebody else has locked it or written to it
+/// meanwhile, or the lock is shared. One that was cut is left empty when its new size cannot be had.
 [[nodiscard]] auto open_locked(std::filesystem::path const& path, locked_options options = {},
                                lock_mode mode = lock_mode::exclusive, wait_for limit = forever) -> result<locked_file>;
 

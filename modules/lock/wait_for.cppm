@@ -55,7 +55,7 @@ enum class wait_method : unsigned char {
 /// its functions, and unblocks it there for as long. A program that needs real-time signals of its own sets this first.
 ///
 /// Errors: `std::errc::device_or_resource_busy` when the signal has a handler or is ignored; `std::errc::invalid_argument`
-/// for what is no signal or cannot be handled. The setting is then as before.
+/// for what is no real-time signal. The setting is then as before.
 /// Thread safety: may be called from any thread. Fork: the child's too. Exec: forgotten. Source: timer_create(2).
 [[nodiscard]] auto set_lock_signal(int signal) -> result<void>;
 

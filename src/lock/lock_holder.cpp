@@ -247,6 +247,9 @@ auto ask_for_one(file const& of) -> result<std::vector<lock_holder>> {
   return holders;
 }
 
+// Whether a lock of one kind keeps out those of the other, on file systems of this machine.
+auto know_each_other(lock_kind a, lock_kind b) -> bool { return (a == lock_kind::flock) == (b == lock_kind::flock); }
+
 auto place_of(lock_holder const& holder) {
   return std::tuple{holder.range.offset, holder.range.length, holder.kind, holder.mode, holder.process};
 }
@@ -325,13 +328,15 @@ auto who_holds(file const& of) -> result<std::vector<lock_holder>> {
   return std::move(*holders);
 }
 
-auto describe_holders(file const& of, byte_range range) -> std::string {
+auto describe_holders(file const& of, file_lock const& lock, lock_mode mode) -> std::string {
   auto const holders = who_holds(of);
   if (!holders) {
     return {};
   }
   for (auto const& holder : *holders) {
-    if (holder.process && overlap(holder.range, range)) {
+    auto const excludes = holder.mode == lock_mode::exclusive || mode == lock_mode::exclusive;
+    if (holder.process && excludes && know_each_other(holder.kind, lock.kind()) &&
+        overlap(holder.range, lock.range())) {
       return "process " + std::to_string(*holder.process) + " has " +
              (holder.mode == lock_mode::exclusive ? "an exclusive" : "a shared") + " lock";
     }

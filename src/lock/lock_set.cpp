@@ -116,7 +116,7 @@ auto lock_all(std::span<lock_request const> requests, wait_for limit) -> result<
     }
     if (!*acquired) {
       return failure(errc::lock_timed_out, "lock", part.of->path(), part_of_file(lock->range()),
-                     describe_holders(*part.of, lock->range()));
+                     describe_holders(*part.of, *lock, part.mode));
     }
     held.push_back(std::move(*lock));
   }

@@ -17,7 +17,7 @@ namespace fmmap {
 
 namespace {
 
-struct locked {
+struct file_under_lock {
   file_lock lock;
   file opened;
   bool created;
@@ -28,8 +28,18 @@ struct opened_file {
   bool created;
 };
 
-auto refuse_wait(file const& of) -> std::unexpected<error> {
-  return failure(errc::lock_timed_out, "lock", of.path(), {}, describe_holders(of, whole));
+// Removes a file that this call has created, when it fails before the lock is held: under a lock by the file's own descriptor,
+// so that nobody else is using it, and only as long as nobody has.
+void remove_unlocked(file& created, lock_kind kind) {
+  auto const locked = kind == lock_kind::flock
+                          ? os::lock_file(created.native_handle(), os::locking::exclusive, false)
+                          : os::lock_bytes(created.native_handle(), os::locking::exclusive, {}, false);
+  if (!locked || created.size().value_or(1) != 0) {
+    return;
+  }
+  if (auto const removed = created.remove(); !removed) {
+    report_dropped_error(removed.error());
+  }
 }
 
 auto status_of(std::filesystem::path const& path, bool follow) -> os::outcome<os::file_status> {
@@ -56,36 +66,50 @@ auto open_or_create(std::filesystem::path const& path, open_options options) -> 
     }
     // Somebody else has created it meanwhile, unless it is a link that leads nowhere.
     if (auto const there = status_of(path, false); there && there->type == os::file_type::symlink) {
-      return std::unexpected(std::move(made).error());
+      return failure(EEXIST, "open", path.native(), {}, "it is a symbolic link that leads nowhere");
     }
   }
 }
 
+auto lock_opened(file const& opened, lock_mode mode, lock_kind kind, clock::time_point deadline) -> result<file_lock> {
+  auto lock = file_lock::create(opened, whole, kind);
+  if (!lock) {
+    return lock;
+  }
+  auto const acquired = lock->acquire_for(mode, time_until(deadline));
+  if (!acquired) {
+    return std::unexpected(acquired.error());
+  }
+  if (!*acquired) {
+    return failure(errc::lock_timed_out, "lock", opened.path(), {}, describe_holders(opened, *lock, mode));
+  }
+  return lock;
+}
+
 // Opens and locks the file that has the name while it is locked.
 auto open_under_lock(std::filesystem::path const& path, open_options const& options, lock_mode mode, lock_kind kind,
-                     clock::time_point deadline) -> result<locked> {
+                     clock::time_point deadline) -> result<file_under_lock> {
+  if (kind == lock_kind::process) { // before a file is created
+    return failure(errc::invalid_options, "open", path.native(), {}, "fmmap makes no locks of processes");
+  }
   while (true) {
     auto found = open_or_create(path, options);
     if (!found) {
       return std::unexpected(std::move(found).error());
     }
-    auto lock = file_lock::create(found->opened, whole, kind);
+    auto lock = lock_opened(found->opened, mode, kind, deadline);
     if (!lock) {
+      if (found->created) {
+        remove_unlocked(found->opened, kind);
+      }
       return std::unexpected(std::move(lock).error());
-    }
-    auto const acquired = lock->acquire_for(mode, time_until(deadline));
-    if (!acquired) {
-      return std::unexpected(acquired.error());
-    }
-    if (!*acquired) {
-      return refuse_wait(found->opened);
     }
     auto const now = status_of(path, true);
     if (now && file_identity{.device = now->device, .inode = now->inode} == found->opened.identity()) {
       // Somebody else may have had a file that this call has created before it was locked. It is theirs once they have
       // written to it.
       auto const created = found->created && now->size == 0;
-      return locked{.lock = std::move(*lock), .opened = std::move(found->opened), .created = created};
+      return file_under_lock{.lock = std::move(*lock), .opened = std::move(found->opened), .created = created};
     }
     if (!now && now.error() != ENOENT) {
       return failure(now.error(), "lock", path.native());
@@ -94,7 +118,7 @@ auto open_under_lock(std::filesystem::path const& path, open_options const& opti
 }
 
 // Maps what has been opened, and cuts it or gives it its size, now that nobody else may be using it.
-auto map_locked(locked held, locked_options const& options, lock_mode mode) -> result<locked_file> {
+auto map_locked(file_under_lock held, locked_options const& options, lock_mode mode) -> result<locked_file> {
   auto const remove_created = [&](auto& what) {
     if (held.created && mode == lock_mode::exclusive) {
       if (auto const removed = what.remove(); !removed) {
@@ -119,7 +143,7 @@ auto map_locked(locked held, locked_options const& options, lock_mode mode) -> r
       return std::unexpected(std::move(sized).error());
     }
   }
-  return locked_file{.lock = std::move(held.lock), .file = std::move(*file)};
+  return locked_file{std::move(held.lock), std::move(*file)};
 }
 
 } // namespace
@@ -153,7 +177,7 @@ auto open_locked_for_reading(std::filesystem::path const& path, read_options opt
   if (!file) {
     return std::unexpected(std::move(file).error());
   }
-  return locked_reader{.lock = std::move(held->lock), .file = std::move(*file)};
+  return locked_reader{std::move(held->lock), std::move(*file)};
 }
 
 } // namespace fmmap

@@ -45,6 +45,19 @@ auto ordering_of(file_identity const& identity) noexcept -> std::atomic<std::uin
   return words[std::hash<file_identity>{}(identity) % words.size()].value;
 }
 
+// A wait that is cancelled would leave the word as one in which somebody asks the system. So it is no point of cancellation:
+// who is cancelled in it is at the next.
+class uncancelled {
+public:
+  uncancelled() noexcept { ::pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }
+  uncancelled(uncancelled const&) = delete;
+  auto operator=(uncancelled const&) -> uncancelled& = delete;
+  ~uncancelled() { ::pthread_setcancelstate(before_, nullptr); }
+
+private:
+  int before_ = 0;
+};
+
 auto nanoseconds_of(clock::time_point when) noexcept -> std::int64_t {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(when.time_since_epoch()).count();
 }
@@ -254,12 +267,15 @@ auto lock_state::wait_in_system(lock_mode mode, clock::time_point deadline) -> o
     return made ? os::outcome<bool>{true} : std::unexpected(made.error());
   }
   auto const signal = interrupting_signal();
-  auto const limit = signal != 0 ? os::time_limit::begin(signal, nanoseconds_of(deadline))
-                                 : os::outcome<os::time_limit>{std::unexpected(0)};
+  auto const limit = !signal        ? os::outcome<os::time_limit>{std::unexpected(signal.error())}
+                     : *signal == 0 ? os::outcome<os::time_limit>{std::unexpected(0)}
+                                    : os::time_limit::begin(*signal, nanoseconds_of(deadline));
   method_ = limit ? wait_method::kernel : wait_method::polling;
   if (!limit) {
     if (limit.error() != 0) {
-      report_dropped_error(fail(limit.error(), "set a timer for the lock of", "the wait polls instead").error());
+      auto const* const why =
+          limit.error() == EBUSY ? "all real-time signals are taken; the wait polls instead" : "the wait polls instead";
+      report_dropped_error(fail(limit.error(), "set a timer for the lock of", why).error());
     }
     return poll_system(mode, deadline);
   }
@@ -376,6 +392,7 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
 // already, when it has been asked; `otherwise` is how it goes on when the lock cannot be had.
 auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise, int refusal)
     -> result<bool> {
+  uncancelled const here;
   auto made = refusal == 0 ? make_lock(mode, false) : os::outcome<void>{std::unexpected(refusal)};
   while (!made && made.error() == EINTR) {
     made = make_lock(mode, false);
@@ -396,6 +413,7 @@ auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uin
 }
 
 auto lock_state::acquire_slowly(lock_mode mode, clock::time_point deadline) -> result<bool> {
+  uncancelled const here;
   if (is_forked()) {
     return fail(errc::forked, "lock");
   }
@@ -441,6 +459,7 @@ auto lock_state::upgrade(clock::time_point deadline) -> result<bool> {
   if (!writable_) {
     return fail(errc::read_only, operation, "an exclusive lock needs access::read_write");
   }
+  uncancelled const here;
   auto const waits = deadline != at_once;
   bool announced = false;
   while (true) {

@@ -19,6 +19,7 @@ module fmmap.lock:state;
 
 import fmmap.core;
 import fmmap.os;
+import :file_lock;
 import :lock_mode;
 import :wait_for;
 
@@ -65,14 +66,14 @@ inline constexpr auto never = clock::time_point::max();
   return range == whole ? std::nullopt : std::optional{range};
 }
 
-// What to say beside a wait that was too short: who holds the lock, where that can be seen.
-[[nodiscard]] auto describe_holders(file const& of, byte_range range) -> std::string;
+// What to say beside a wait that was too short: who keeps `lock` from being had in this mode, where that can be seen.
+[[nodiscard]] auto describe_holders(file const& of, file_lock const& lock, lock_mode mode) -> std::string;
 
 // A number that no other thread of the process has, or has had: the system gives that of one that has ended to another.
 [[nodiscard]] auto this_thread() noexcept -> std::uint64_t;
 
-// The signal that ends waits with a limit, with its handler in place; 0 when there is none.
-[[nodiscard]] auto interrupting_signal() noexcept -> int;
+// The signal that ends waits with a limit, with its handler in place; 0 when they are to poll, EBUSY when all are taken.
+[[nodiscard]] auto interrupting_signal() noexcept -> os::outcome<int>;
 
 class lock_state {
 public:

@@ -5,6 +5,7 @@ module;
 #include <cerrno>
 #include <expected>
 #include <string>
+#include <string_view>
 
 module fmmap.lock;
 
@@ -22,24 +23,31 @@ constexpr int none = 0;
 std::atomic<int> the_signal{not_chosen};
 
 // Real-time signals are for programs to use as they please; from the top, where they begin at the bottom.
-auto choose_signal() noexcept -> int {
+auto choose_signal() noexcept -> os::outcome<int> {
   for (int signal = os::last_realtime_signal(); signal >= os::first_realtime_signal(); --signal) {
-    if (os::claim_signal(signal)) {
+    auto const claimed = os::claim_signal(signal);
+    if (claimed) {
       return signal;
     }
+    if (claimed.error() != EBUSY) {
+      return std::unexpected(claimed.error());
+    }
   }
-  return none;
+  return std::unexpected(EBUSY);
 }
 
 } // namespace
 
 auto set_lock_signal(int signal) -> result<void> {
+  auto const refuse = [&](int code, std::string_view hint) -> result<void> {
+    return failure(code, "use signal " + std::to_string(signal) + " for locks", {}, {}, hint);
+  };
   if (signal != none) {
-    if (auto const claimed = signal < 0 ? os::outcome<void>{std::unexpected(EINVAL)} : os::claim_signal(signal);
-        !claimed) {
-      return failure(claimed.error(), "use signal " + std::to_string(signal) + " for locks", {}, {},
-                     claimed.error() == EBUSY ? "it has a handler, or is ignored"
-                                              : "it is no signal that can be handled");
+    if (signal < os::first_realtime_signal() || signal > os::last_realtime_signal()) {
+      return refuse(EINVAL, "it is no real-time signal");
+    }
+    if (auto const claimed = os::claim_signal(signal); !claimed) {
+      return refuse(claimed.error(), claimed.error() == EBUSY ? "it has a handler, or is ignored" : "");
     }
   }
   the_signal = signal;
@@ -51,7 +59,7 @@ auto lock_signal() noexcept -> int {
   return signal == not_chosen ? none : signal;
 }
 
-auto interrupting_signal() noexcept -> int {
+auto interrupting_signal() noexcept -> os::outcome<int> {
   auto signal = the_signal.load();
   while (true) {
     // Somebody may have set a handler since, after which a system call might go on where it was to end.
@@ -59,7 +67,7 @@ auto interrupting_signal() noexcept -> int {
       return signal;
     }
     auto const chosen = choose_signal();
-    if (the_signal.compare_exchange_strong(signal, chosen)) {
+    if (!chosen || the_signal.compare_exchange_strong(signal, *chosen)) {
       return chosen;
     }
   }

@@ -17,7 +17,7 @@ namespace fmmap::os {
 
 namespace {
 
-constexpr std::int64_t repetition = 1'000'000; // nanoseconds
+constexpr std::int64_t repetition = 100'000; // nanoseconds
 
 // A signal that is ignored or left to the system does not interrupt; one that is handled does.
 extern "C" void fmmap_interrupt(int /*signal*/) {}

@@ -20,7 +20,7 @@ export namespace fmmap::os {
 [[nodiscard]] auto claim_signal(int signal) noexcept -> outcome<void>;
 
 // From `deadline` on, the blocking system calls of the calling thread fail with EINTR: the one in which it is then, and each
-// that it makes later, within a millisecond. It ends with the scope, on the thread that began it.
+// that it makes later, within a tenth of a millisecond. It ends with the scope, on the thread that began it.
 class time_limit {
 public:
   // `signal` is one that has been claimed; `deadline` is of the steady clock, in nanoseconds.

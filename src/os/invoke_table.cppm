@@ -148,8 +148,9 @@ auto invoke(call which, Call real, subject about = {}) noexcept -> outcome<std::
   outcome<std::invoke_result_t<Call&>> result;
   if (!planned.skip) {
     seam::tell({.which = which, .about = about});
-    // A close that fails has closed all the same on Linux, so the table lets it happen before it reports the failure.
-    if (planned.error == 0 || which == call::close) {
+    // A close that fails has closed all the same on Linux, so the table lets it happen before it reports the failure. And a
+    // timer that is left would go on for ever.
+    if (planned.error == 0 || which == call::close || which == call::timer_delete) {
       result = seam::make(real);
     }
     if (planned.error != 0) {

@@ -131,8 +131,8 @@ BOOST_AUTO_TEST_CASE(is_all_or_nothing) {
   BOOST_REQUIRE(!failed);
   BOOST_TEST((failed.error() == std::errc::timed_out));
   BOOST_TEST(failed.error().message() == "cannot lock 10 bytes at 0 of \"" + std::string{second->path()} +
-                                             "\": it was locked for longer than the wait; process " + std::to_string(::getpid()) +
-                                             " has a shared lock");
+                                             "\": it was locked for longer than the wait; process " +
+                                             std::to_string(::getpid()) + " has a shared lock");
   BOOST_TEST(is_free(*first, whole, exclusive));
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -81,6 +82,19 @@ BOOST_AUTO_TEST_CASE(holds_the_lock_as_long_as_the_file) {
   BOOST_TEST(read_back(path) == "x2345");
 }
 
+BOOST_AUTO_TEST_CASE(closes_the_old_file_before_its_lock_when_it_is_assigned_to) {
+  scratch const folder;
+  auto opened = or_throw(fmmap::open_locked(folder / "data"));
+  or_throw(opened.file.append(bytes_of("12345678"))); // what is allocated ahead is cut off when the file is closed
+  seam::armed const table;
+  opened = fmmap::locked_file{};
+  auto const calls = seam::calls();
+  auto const cut = std::ranges::find(calls, call::ftruncate);
+  BOOST_TEST((cut != calls.end() && cut < std::ranges::find(calls, call::fcntl)));
+  BOOST_TEST(!opened.file.is_open());
+  BOOST_TEST(!opened.lock.is_open());
+}
+
 BOOST_AUTO_TEST_CASE(creates_the_file_unless_told_otherwise) {
   scratch const folder;
   {
@@ -95,6 +109,19 @@ BOOST_AUTO_TEST_CASE(creates_the_file_unless_told_otherwise) {
   BOOST_TEST(!std::filesystem::exists(folder / "nowhere"));
 }
 
+BOOST_AUTO_TEST_CASE(leaves_no_file_that_it_created_and_could_not_lock) {
+  scratch const folder;
+  auto const path = folder / "new";
+  BOOST_TEST(fails(fmmap::open_locked(path, {.kind = lock_kind::process}), errc::invalid_options));
+  BOOST_TEST(!std::filesystem::exists(path));
+  for (auto const kind : {lock_kind::open_file_description, lock_kind::flock}) {
+    seam::armed const table;
+    seam::fail(call::openat, EMFILE, 1, 2); // to open, to create, and once more for the lock
+    BOOST_TEST(fails(fmmap::open_locked(path, {.kind = kind}), std::errc::too_many_files_open));
+    BOOST_TEST(!std::filesystem::exists(path));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(cuts_the_file_only_when_it_has_the_lock) {
   scratch const folder;
   auto const path = folder.file("data", pattern(10'000));
@@ -104,7 +131,8 @@ BOOST_AUTO_TEST_CASE(cuts_the_file_only_when_it_has_the_lock) {
   for (auto const limit : {0ms, 5ms}) {
     auto const opened = fmmap::open_locked(path, {.truncate = true, .mapping = {.size = 3}}, exclusive, limit);
     BOOST_TEST(fails(opened, std::errc::timed_out));
-    BOOST_TEST(opened.error().message() == "cannot lock \"" + path.native() + "\": it was locked for longer than the wait; process " +
+    BOOST_TEST(opened.error().message() == "cannot lock \"" + path.native() +
+                                               "\": it was locked for longer than the wait; process " +
                                                std::to_string(::getpid()) + " has a shared lock");
     BOOST_TEST(read_back(path) == pattern(10'000));
   }
@@ -113,6 +141,23 @@ BOOST_AUTO_TEST_CASE(cuts_the_file_only_when_it_has_the_lock) {
       or_throw(fmmap::open_locked(path, {.truncate = true, .mapping = {.size = 3, .reserve = 1U << 20}}));
   BOOST_TEST(text_of(opened.file.bytes()) == std::string_view("\0\0\0", 3));
   BOOST_TEST(opened.file.capacity() >= std::size_t{1} << 20);
+}
+
+BOOST_AUTO_TEST_CASE(names_only_who_is_in_the_way) {
+  scratch const folder;
+  auto const path = folder.file("data", "12345");
+  auto const data = or_throw(file::open(path, {.access = access::read_write}));
+  auto of_another_kind = or_throw(file_lock::create(data, whole, lock_kind::flock));
+  auto reader = or_throw(file_lock::create(data, {.offset = 0, .length = 1}));
+  auto writer = or_throw(file_lock::create(data, {.offset = 100, .length = 1}));
+  or_throw(of_another_kind.acquire(shared));
+  or_throw(reader.acquire(shared));
+  or_throw(writer.acquire(exclusive));
+  auto const refused = fmmap::open_locked_for_reading(path, {}, 1ms);
+  BOOST_TEST(refused.error().message().ends_with("process " + std::to_string(::getpid()) + " has an exclusive lock"));
+  or_throw(writer.release());
+  or_throw(reader.release());
+  BOOST_TEST(fmmap::open_locked(path, {}, exclusive, 1ms).has_value());
 }
 
 BOOST_AUTO_TEST_CASE(shares_the_file_when_told_to) {

@@ -177,6 +177,64 @@ BOOST_AUTO_TEST_CASE(of_ages_ends_when_the_lock_is_free) {
   BOOST_TEST(had(place.lock.acquire_until(exclusive, steady::time_point::max())));
 }
 
+BOOST_AUTO_TEST_CASE(is_told_from_one_that_is_over_however_far_away_it_ends) {
+  taken_place place;
+  using namespace std::chrono;
+  for (int const past : {-30000, 1, 1000, 1500, 1600, 1969}) {
+    seam::armed const table;
+    BOOST_TEST(!had(place.lock.acquire_until(exclusive, sys_days{year{past} / 1 / 1})));
+    BOOST_TEST(seam::calls().size() == 1U, past << " was waited for");
+  }
+  duration<double> const no_number{std::numeric_limits<double>::quiet_NaN()};
+  BOOST_TEST(!had(place.lock.acquire_until(exclusive, time_point<system_clock, duration<double>>{no_number})));
+  BOOST_TEST(!place.lock.try_lock_shared_until(time_point<steady, duration<double>>{no_number}));
+  for (int const future : {2263, 2300, 2700, 9999, 30000}) {
+    taken_place other;
+    std::jthread const releasing{[&] {
+      std::this_thread::sleep_for(2ms);
+      or_throw(other.holder.release());
+    }};
+    BOOST_TEST(had(other.lock.acquire_until(exclusive, sys_days{year{future} / 1 / 1})),
+               future << " was not waited for");
+  }
+  taken_place other;
+  std::jthread const releasing{[&] {
+    std::this_thread::sleep_for(2ms);
+    or_throw(other.holder.release());
+  }};
+  BOOST_TEST(had(other.lock.acquire_until(exclusive, sys_time<hours>::max())));
+}
+
+BOOST_AUTO_TEST_CASE(is_no_point_of_cancellation) {
+  taken_place place;
+  struct waiting {
+    file_lock* lock;
+    bool acquired = true;
+    bool over = false;
+  } here{.lock = &place.lock};
+  for (int i = 0; i < 2; ++i) {
+    pthread_t thread{};
+    BOOST_TEST(::pthread_create(
+                   &thread, nullptr,
+                   +[](void* of) -> void* {
+                     auto& me = *static_cast<waiting*>(of);
+                     me.acquired = had(me.lock->acquire_for(exclusive, 20ms));
+                     me.over = true;
+                     ::pthread_testcancel();
+                     return nullptr;
+                   },
+                   &here) == 0);
+    std::this_thread::sleep_for(5ms);
+    ::pthread_cancel(thread);
+    void* end = nullptr;
+    ::pthread_join(thread, &end);
+    BOOST_TEST((end == PTHREAD_CANCELED && here.over && !here.acquired));
+    (void)fmmap::set_lock_signal(i == 0 ? 0 : SIGRTMAX); // the second wait polls
+  }
+  or_throw(place.holder.release());
+  BOOST_TEST(had(place.lock.try_acquire(exclusive)));
+}
+
 BOOST_AUTO_TEST_CASE(waits_in_the_system_and_does_not_ask_again) {
   taken_place place;
   seam::armed const table;
@@ -271,7 +329,7 @@ BOOST_AUTO_TEST_CASE(is_refused_where_it_is_somebody_elses_or_none) {
   signal_restored const restored;
   or_throw(fmmap::set_lock_signal(SIGRTMIN + 3));
   ::signal(SIGRTMIN + 4, SIG_IGN);
-  for (int const signal : {SIGKILL, SIGSTOP, -1, 1000, 32}) {
+  for (int const signal : {SIGKILL, SIGSTOP, SIGSEGV, SIGUSR1, -1, 1000, 32}) {
     auto const set = fmmap::set_lock_signal(signal);
     BOOST_TEST((!set && set.error() == std::errc::invalid_argument), signal << " was not refused");
   }
@@ -367,9 +425,15 @@ BOOST_AUTO_TEST_CASE(is_made_where_all_signals_are_taken) {
                for (int signal = SIGRTMIN; signal <= SIGRTMAX; ++signal) {
                  ::signal(signal, SIG_IGN);
                }
+               dropped.clear();
+               (void)fmmap::set_dropped_error_handler(note_dropped);
                taken_place place;
                found.expect(!had(place.lock.acquire_for(exclusive, 2ms)), "it was had");
                found.expect(place.lock.method() == wait_method::polling, "it did not poll");
+               found.expect(dropped == std::vector{EBUSY}, "nobody was told");
+               ::signal(SIGRTMAX, SIG_DFL);
+               found.expect(!had(place.lock.acquire_for(exclusive, 2ms)), "it was had");
+               found.expect(place.lock.method() == wait_method::kernel, "it polls for ever");
              }) == "");
 }
 
