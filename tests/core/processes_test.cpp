@@ -54,12 +54,6 @@ namespace seam = fmmap::os::seam;
 
 namespace {
 
-#if defined(__has_feature)
-constexpr bool thread_sanitized = __has_feature(thread_sanitizer);
-#else
-constexpr bool thread_sanitized = false;
-#endif
-
 constexpr std::size_t page = 4096;
 constexpr std::size_t roomy = std::size_t{1} << 20;
 

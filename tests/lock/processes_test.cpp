@@ -700,6 +700,10 @@ BOOST_AUTO_TEST_CASE(destroys_its_copy_of_an_object_that_the_parents_threads_wai
 
 // Hung, now and then: threads that have been woken, but have not run yet, still are where they waited.
 BOOST_AUTO_TEST_CASE(destroys_its_copy_of_an_object_that_the_parents_threads_have_just_been_woken_from) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer takes threads that have ended, and that nobody in the child can join, for leaks");
+    return;
+  }
   locked_place const place;
   for (int round = 0; round < 20; ++round) {
     auto lock = place.lock();

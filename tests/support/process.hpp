@@ -28,6 +28,15 @@ inline constexpr bool sanitized = __has_feature(address_sanitizer) || __has_feat
 inline constexpr bool sanitized = false;
 #endif
 
+// Whether it is the thread sanitizer, which wants no fork of a process with threads.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool thread_sanitized = true;
+#elif defined(__has_feature)
+inline constexpr bool thread_sanitized = __has_feature(thread_sanitizer);
+#else
+inline constexpr bool thread_sanitized = false;
+#endif
+
 // What a part of a test in a process of its own has found wrong; it comes back to the test as one text.
 class findings {
 public:
