@@ -112,7 +112,7 @@ public:
 
 private:
   friend mutable_mapped_file;
-  inline mapped_file(file opened, mapping mapped, bool remove_on_close = false) noexcept
+  inline mapped_file(file&& opened, mapping&& mapped, bool remove_on_close = false) noexcept
       : file_{std::move(opened)}, mapping_{std::move(mapped)}, remove_on_close_{remove_on_close} {}
 
   [[nodiscard]] static auto open_mapped(std::filesystem::path const& path, read_options const& options, bool executable)

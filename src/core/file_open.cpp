@@ -75,10 +75,12 @@ auto open_restricted(os::descriptor directory, char const* path, os::open_flags 
   return opened;
 }
 
-inline auto open_descriptor(os::descriptor directory, char const* path, os::open_flags flags, unsigned permissions)
-    -> os::outcome<os::descriptor> {
-  return flags.no_symlinks || flags.beneath ? open_restricted(directory, path, flags, permissions)
-                                            : os::retry([&] { return os::open(directory, path, flags, permissions); });
+[[gnu::always_inline]] inline auto open_descriptor(os::descriptor directory, char const* path, os::open_flags flags,
+                                                   unsigned permissions) -> os::outcome<os::descriptor> {
+  if (flags.no_symlinks || flags.beneath) [[unlikely]] {
+    return open_restricted(directory, path, flags, permissions);
+  }
+  return os::retry([&] [[gnu::always_inline]] { return os::open(directory, path, flags, permissions); });
 }
 
 struct opened_descriptor {

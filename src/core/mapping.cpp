@@ -118,7 +118,7 @@ auto map_into_reservation(region& into, placement const& wanted) -> os::outcome<
   return map_over(base, wanted);
 }
 
-inline auto place(region& into, placement const& wanted) -> os::outcome<void> {
+[[gnu::always_inline]] inline auto place(region& into, placement const& wanted) -> os::outcome<void> {
   if (wanted.reserved > wanted.length) {
     return map_into_reservation(into, wanted);
   }

@@ -75,13 +75,6 @@ auto is_last(std::atomic<unsigned>& owners) noexcept -> bool {
 void retain(open_file& object) noexcept { object.owners_.fetch_add(1, std::memory_order_relaxed); }
 void retain(region& object) noexcept { object.owners_.fetch_add(1, std::memory_order_relaxed); }
 
-void release(open_file* object) noexcept {
-  if (is_last(object->owners_)) {
-    object->~open_file();
-    ::operator delete(object);
-  }
-}
-
 void release(region* object) noexcept {
   if (is_last(object->owners_)) {
     delete object;
@@ -98,8 +91,6 @@ auto open_file::make(std::string_view path) -> counted<open_file> {
   text[path.copy(text, path.size())] = '\0';
   return counted{::new (static_cast<void*>(memory)) open_file{{text, path.size()}}};
 }
-
-auto region::make(std::size_t unit, os::map_flags flags) -> counted<region> { return counted{new region{unit, flags}}; }
 
 auto open_file::close() -> result<void> {
   // close(2) frees the descriptor even when it fails, so it is never repeated.
@@ -165,10 +156,19 @@ struct open_file::sync_history {
   }
 };
 
+void open_file::forget::operator()(sync_history* syncs) const noexcept { delete syncs; }
+
 open_file::open_file(std::string_view path) noexcept : path{path} {}
-open_file::~open_file() {
+[[gnu::always_inline]] inline open_file::~open_file() {
   if (auto const open = descriptor_.release(); open != os::no_descriptor) {
     drop_failure(os::close(open), "close", path);
+  }
+}
+
+void release(open_file* object) noexcept {
+  if (is_last(object->owners_)) {
+    object->~open_file();
+    ::operator delete(object);
   }
 }
 
@@ -179,7 +179,7 @@ public:
   explicit sync_in_progress(open_file& of) : of_{of} {
     std::scoped_lock const lock{of_.mutex_};
     if (!of_.syncs_) {
-      of_.syncs_ = std::make_unique<sync_history>();
+      of_.syncs_.reset(new sync_history);
       of_.syncs_->lost.reserve(1); // a failure must not be forgotten for want of memory
     }
     auto& syncs = *of_.syncs_;

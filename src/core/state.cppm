@@ -179,6 +179,9 @@ private:
   explicit open_file(std::string_view path) noexcept;
   class sync_in_progress;
   struct sync_history;
+  struct forget { // out of line: most files go without having been synced
+    [[gnu::cold]] void operator()(sync_history* syncs) const noexcept;
+  };
   ~open_file();
   [[nodiscard]] auto sync_part(durability& level, os::interval part, std::span<std::byte> mapped) const
       -> os::outcome<void>;
@@ -191,18 +194,20 @@ private:
   std::atomic<unsigned> owners_{1};
   unique_descriptor descriptor_;
   mutable std::mutex mutex_;
-  std::unique_ptr<sync_history> syncs_; // from the first sync on
+  std::unique_ptr<sync_history, forget> syncs_; // from the first sync on
 };
 
 // A run of the address space that belongs to fmmap; unmapped with the last of its users.
 class region {
 public:
   // Of no memory yet. Made before anything is mapped, as an open_file is.
-  [[nodiscard]] static auto make(std::size_t unit, os::map_flags flags) -> counted<region>;
+  [[nodiscard]] static inline auto make(std::size_t unit, os::map_flags flags) -> counted<region> {
+    return counted{new region{unit, flags}};
+  }
 
   region(region const&) = delete;
   auto operator=(region const&) -> region& = delete;
-  inline ~region() { drop_failure(unmap(), "unmap"); }
+  [[gnu::always_inline]] inline ~region() { drop_failure(unmap(), "unmap"); }
 
   inline void attach(std::byte* base, std::size_t length) noexcept {
     base_ = base;
@@ -214,7 +219,7 @@ public:
   // The size of its pages.
   [[nodiscard]] inline auto unit() const noexcept -> std::size_t { return unit_; }
 
-  [[nodiscard]] inline auto unmap() -> os::outcome<void> {
+  [[nodiscard, gnu::always_inline]] inline auto unmap() -> os::outcome<void> {
     auto const length = std::exchange(length_, 0);
     if (keeper_ != 0) [[unlikely]] {
       return unmap_what_is_here(length);

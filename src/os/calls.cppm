@@ -17,7 +17,7 @@ using outcome = std::expected<T, int>;
 
 // Makes a system call again as long as a signal interrupts it.
 template <class Call>
-auto retry(Call call) {
+[[gnu::always_inline]] inline auto retry(Call call) {
   while (true) {
     auto outcome = call();
     if (outcome || outcome.error() != EINTR) [[likely]] {
