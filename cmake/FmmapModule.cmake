@@ -56,11 +56,11 @@ function(fmmap_add_module name)
 endfunction()
 
 # fmmap_add_internal_module(<name> INTERFACE <.cppm in src/<name>/>... [DIRECT <.cppm>...] [SEAMED <.cppm>...]
-#                           SOURCES <.cpp in src/<name>/>...)
+#                           SOURCES <.cpp in src/<name>/>... [DEPENDS <module>...])
 #
 # DIRECT units go into the installed build only, SEAMED ones into its twin for tests.
 function(fmmap_add_internal_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "INTERFACE;DIRECT;SEAMED;SOURCES")
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "INTERFACE;DIRECT;SEAMED;SOURCES;DEPENDS")
   set(folder "${PROJECT_SOURCE_DIR}/src")
   foreach(twin IN LISTS FMMAP_TWINS)
     string(REPLACE "direct" "" suffix "${twin}")
@@ -79,6 +79,9 @@ function(fmmap_add_internal_module name)
       PRIVATE ${sources}
     )
     fmmap_set_language(${target})
+    foreach(dependency IN LISTS arg_DEPENDS)
+      target_link_libraries(${target} PUBLIC fmmap_${dependency}${suffix})
+    endforeach()
   endforeach()
   set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})
   set_property(GLOBAL APPEND PROPERTY FMMAP_MODULES ${name})

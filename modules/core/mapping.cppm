@@ -224,6 +224,12 @@ public:
   [[nodiscard]] inline auto access() const noexcept -> fmmap::access { return access_; }
   [[nodiscard]] inline auto is_executable() const noexcept -> bool { return executable_; }
 
+  /// Whether it is of memory without a file.
+  [[nodiscard]] inline auto is_anonymous() const noexcept -> bool { return open_ && !file_; }
+
+  /// Whether what is stored stays in this process: copy-on-write, or memory that was not to be `shared`.
+  [[nodiscard]] inline auto is_private() const noexcept -> bool { return open_ && private_; }
+
   /// Whether there is memory or a file behind the object: false when closed or moved from.
   [[nodiscard]] inline auto is_open() const noexcept -> bool { return open_; }
 

@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+export module fmmap.pmr;
+
+export import :allocation_error;
+export import :flushable_resource;
+export import :mapped_resource;

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <filesystem>
+#include <memory>
+#include <memory_resource>
+#include <span>
+#include <string_view>
+#include <utility>
+
+module fmmap.pmr;
+
+import fmmap.core;
+import fmmap.alloc;
+import :state;
+
+namespace fmmap {
+
+namespace {
+
+constexpr auto refuse(std::string_view path, std::string_view hint) -> std::unexpected<error> {
+  return std::unexpected(error::make(errc::invalid_options, "make a resource over", path, {}, hint));
+}
+
+auto check(resource_options const& options, std::string_view path) -> result<void> {
+  if (options.reserve < alloc::page_bytes) {
+    return refuse(path, "the reserve is all that can ever be allocated, and has to be a page at least");
+  }
+  if (options.size > options.reserve) {
+    return refuse(path, "the size at the start is larger than the reserve");
+  }
+  return {};
+}
+
+// Over a file that holds `size` bytes at least, all with blocks behind them.
+auto over_file(file backing, std::uint64_t size, resource_options const& options)
+    -> result<std::unique_ptr<mapped_resource>> {
+  auto const limit = options.reserve;
+  auto const pages = (std::max<std::uint64_t>(size, options.size) + alloc::page_bytes - 1) / alloc::page_bytes;
+  if (pages > limit / alloc::page_bytes) {
+    return refuse(backing.path(), "the file is larger than the reserve");
+  }
+  if (auto const allocated = backing.allocate({.offset = 0, .length = pages * alloc::page_bytes}); !allocated) {
+    return std::unexpected(allocated.error());
+  }
+  auto memory = mapping::map(backing, {.access = access::read_write, .reserve = limit, .page_size = options.page_size});
+  if (!memory) {
+    return std::unexpected(std::move(memory).error());
+  }
+  return resource_state::make(std::move(backing), std::move(*memory), limit, options);
+}
+
+} // namespace
+
+auto mapped_resource::temporary(std::filesystem::path const& directory, resource_options options)
+    -> result<std::unique_ptr<mapped_resource>> {
+  if (auto const sound = check(options, directory.native()); !sound) {
+    return std::unexpected(sound.error());
+  }
+  auto backing = file::temporary(directory);
+  if (!backing) {
+    return std::unexpected(std::move(backing).error());
+  }
+  return over_file(std::move(*backing), 0, options);
+}
+
+auto mapped_resource::create(std::filesystem::path const& path, resource_options options)
+    -> result<std::unique_ptr<mapped_resource>> {
+  if (auto const sound = check(options, path.native()); !sound) {
+    return std::unexpected(sound.error());
+  }
+  auto backing = file::create_new(path, {.permissions = options.permissions});
+  if (!backing) {
+    return std::unexpected(std::move(backing).error());
+  }
+  auto made = over_file(std::move(*backing), 0, options);
+  if (!made && backing->is_open()) {
+    if (auto const removed = backing->remove(); !removed) {
+      report_dropped_error(removed.error());
+    }
+  }
+  return made;
+}
+
+auto mapped_resource::open(std::filesystem::path const& path, resource_options options)
+    -> result<std::unique_ptr<mapped_resource>> {
+  if (auto const sound = check(options, path.native()); !sound) {
+    return std::unexpected(sound.error());
+  }
+  auto backing = file::open(path, {.access = access::read_write});
+  if (!backing) {
+    return std::unexpected(std::move(backing).error());
+  }
+  auto const size = backing->size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  return over_file(std::move(*backing), *size, options);
+}
+
+auto mapped_resource::anonymous(resource_options options) -> result<std::unique_ptr<mapped_resource>> {
+  if (auto const sound = check(options, {}); !sound) {
+    return std::unexpected(sound.error());
+  }
+  auto memory = mapping::anonymous(options.size, {.reserve = options.reserve, .page_size = options.page_size});
+  if (!memory) {
+    return std::unexpected(std::move(memory).error());
+  }
+  return resource_state::make({}, std::move(*memory), options.reserve, options);
+}
+
+auto mapped_resource::over(mapping memory, resource_options options) -> result<std::unique_ptr<mapped_resource>> {
+  auto const fail = [](errc code) {
+    return std::unexpected(error::make(code, "make a resource over", {}, {}, "it needs a mapping that can be written"));
+  };
+  if (!memory.is_open()) {
+    return fail(errc::closed);
+  }
+  if (memory.access() == access::read_only) {
+    return fail(errc::read_only);
+  }
+  auto const limit = memory.is_anonymous() ? memory.capacity() : memory.size();
+  return resource_state::make({}, std::move(memory), limit, options);
+}
+
+mapped_resource::mapped_resource(std::unique_ptr<resource_state> state) noexcept : state_{std::move(state)} {}
+
+mapped_resource::~mapped_resource() = default;
+
+auto mapped_resource::do_allocate(std::size_t size, std::size_t alignment) -> void* {
+  return state_->allocate(size, alignment);
+}
+
+void mapped_resource::do_deallocate(void* pointer, std::size_t size, std::size_t alignment) {
+  state_->deallocate(pointer, size, alignment);
+}
+
+auto mapped_resource::do_is_equal(std::pmr::memory_resource const& other) const noexcept -> bool {
+  return this == &other;
+}
+
+auto mapped_resource::flush(durability level) -> result<durability> {
+  auto job = state_->stage_flush(whole, level);
+  return job ? job->run() : std::unexpected(std::move(job).error());
+}
+
+auto mapped_resource::flush(void const* pointer, std::size_t size, durability level) -> result<durability> {
+  auto const range = state_->range_of(pointer, size);
+  if (!range) {
+    return std::unexpected(range.error());
+  }
+  auto job = state_->stage_flush(*range, level);
+  return job ? job->run() : std::unexpected(std::move(job).error());
+}
+
+auto mapped_resource::stage_flush(durability level) -> result<flush_job> { return state_->stage_flush(whole, level); }
+
+auto mapped_resource::storage() const noexcept -> std::span<std::byte const> { return state_->storage(); }
+
+auto mapped_resource::stats() const -> resource_stats {
+  auto const now = state_->allocator().in_use();
+  return {.used_bytes = now.used,
+          .free_bytes = now.free,
+          .largest_free = now.longest_free,
+          .reserved_bytes = state_->limit(),
+          .peak_bytes = now.peak};
+}
+
+auto mapped_resource::trim() -> result<std::size_t> { return state_->allocator().trim(); }
+
+void mapped_resource::release() noexcept { state_->release(); }
+
+auto mapped_resource::rewrite() -> result<durability> { return state_->rewrite(); }
+
+auto mapped_resource::path() const noexcept -> std::string_view { return state_->path(); }
+
+auto mapped_resource::close() -> result<void> { return state_->close(); }
+
+} // namespace fmmap

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <cstddef>
+#include <span>
+
+module fmmap.pmr;
+
+import :state;
+
+// The interface of the address sanitizer: there in a program that is built with it, also when fmmap is not.
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the names are the sanitizer's
+extern "C" {
+[[gnu::weak]] void __asan_poison_memory_region(void const volatile* begin, std::size_t size);
+[[gnu::weak]] void __asan_unpoison_memory_region(void const volatile* begin, std::size_t size);
+}
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
+
+namespace fmmap {
+
+auto watches_addresses() noexcept -> bool { return __asan_poison_memory_region != nullptr; }
+
+void poison(std::span<std::byte const> bytes) noexcept {
+  if (watches_addresses()) {
+    __asan_poison_memory_region(bytes.data(), bytes.size());
+  }
+}
+
+void unpoison(std::span<std::byte const> bytes) noexcept {
+  if (watches_addresses()) {
+    __asan_unpoison_memory_region(bytes.data(), bytes.size());
+  }
+}
+
+} // namespace fmmap
