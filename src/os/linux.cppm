@@ -469,8 +469,8 @@ inline auto add_seals(descriptor file, unsigned seals) noexcept -> outcome<void>
   return perform(call::fcntl, [&] { return ::fcntl(file, F_ADD_SEALS, seals); });
 }
 
-[[gnu::always_inline]] inline auto map(void* address, std::size_t length, protection access, map_flags flags, descriptor file,
-                std::uint64_t offset) noexcept -> outcome<std::byte*> {
+[[gnu::always_inline]] inline auto map(void* address, std::size_t length, protection access, map_flags flags,
+                                       descriptor file, std::uint64_t offset) noexcept -> outcome<std::byte*> {
   if (too_large(offset)) {
     return std::unexpected(EOVERFLOW);
   }
