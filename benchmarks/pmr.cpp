@@ -52,7 +52,8 @@ struct in_memory {
 
 struct in_a_file {
   std::unique_ptr<fmmap::mapped_resource> made =
-      fmmap::or_throw(fmmap::mapped_resource::temporary(bench::current().folder, {.reserve = 1024 * mib}));
+      fmmap::or_throw(fmmap::mapped_resource::temporary(bench::current().folder,
+                                                            {.reserve = 1024 * mib, .page_size = fmmap::page_size::prefer_huge}));
   auto get() -> std::pmr::memory_resource* { return made.get(); }
 };
 
