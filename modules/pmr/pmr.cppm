@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+export module fmmap.pmr;
+
+export import :allocation_error;
+export import :flushable_resource;

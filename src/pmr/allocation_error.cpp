@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <new>
+#include <string>
+#include <utility>
+
+module fmmap.pmr;
+
+namespace fmmap {
+
+allocation_error::allocation_error(error why) noexcept : why_{std::move(why)} {
+  try {
+    message_ = why_.message();
+  } catch (std::bad_alloc const&) { // memory is what is short: what() has a sentence without it
+    message_.clear();
+  }
+}
+
+auto allocation_error::what() const noexcept -> char const* {
+  return message_.empty() ? std::bad_alloc::what() : message_.c_str();
+}
+
+} // namespace fmmap
