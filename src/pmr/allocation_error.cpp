@@ -7,6 +7,8 @@ module;
 
 module fmmap.pmr;
 
+import fmmap.core;
+
 namespace fmmap {
 
 allocation_error::allocation_error(error why) noexcept : why_{std::move(why)} {
