@@ -61,7 +61,7 @@ function(fmmap_add_module name)
   endforeach()
 
   if(arg_PACKAGE)
-    set_property(GLOBAL APPEND PROPERTY FMMAP_PACKAGES "fmmap_find_package_of(${name} ${arg_PACKAGE} \"${arg_CURE}\")")
+    set_property(GLOBAL APPEND PROPERTY FMMAP_PACKAGES "_fmmap_needs(${name} ${arg_PACKAGE} \"${arg_CURE}\")")
   endif()
   add_library(fmmap::${name} ALIAS fmmap_${name})
   set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})

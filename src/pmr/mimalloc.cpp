@@ -4,6 +4,7 @@ module;
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <chrono>
 #include <condition_variable>
 #include <csignal>
 #include <cstddef>
@@ -11,6 +12,7 @@ module;
 #include <cstring>
 #include <expected>
 #include <filesystem>
+#include <initializer_list>
 #include <memory>
 #include <memory_resource>
 #include <mutex>
@@ -185,6 +187,19 @@ auto length_of_books(range const& in) noexcept -> std::size_t {
   return books_in_arena ? in.length / 64 + 4 * mebibyte : 0;
 }
 
+void drop_failure(os::outcome<void> const& done, std::string_view path, std::string_view hint) {
+  if (!done) {
+    report_dropped_error(
+        fail(std::error_code{done.error(), std::system_category()}, "release a mimalloc arena", hint, path).error());
+  }
+}
+
+void give_up_addresses(std::byte* from, std::size_t length) {
+  if (length > 0) {
+    drop_failure(os::unmap(from, length), {}, "its addresses stay taken");
+  }
+}
+
 // Puts other memory behind the end of a range, from `offset` on, in one step: other threads of mimalloc may be reading.
 auto put(range const& into, std::size_t offset, os::protection access, os::map_flags flags,
          os::descriptor file = os::no_descriptor) -> os::outcome<void> {
@@ -202,7 +217,7 @@ auto put(range const& into, std::size_t offset, os::protection access, os::map_f
   std::memcpy(*mapped, to, length_of_books(into));
   auto const moved = os::move_map(*mapped, length, to);
   if (!moved) {
-    (void)os::unmap(*mapped, length);
+    give_up_addresses(*mapped, length);
   }
   return moved;
 }
@@ -301,12 +316,10 @@ private:
     auto const before =
         static_cast<std::size_t>(os::gap_to_congruent(reinterpret_cast<std::uintptr_t>(*held), 0, unit));
     made->base = *held + before;
-    if (before > 0) {
-      (void)os::unmap(*held, before);
-    }
-    (void)os::unmap(made->base + length, unit - before);
+    give_up_addresses(*held, before);
+    give_up_addresses(made->base + length, unit - before);
     if (auto failed = hand_over(*made)) {
-      (void)os::unmap(made->base, length);
+      give_up_addresses(made->base, length);
       return std::unexpected(*std::move(failed));
     }
     return ranges().emplace_back(std::move(made)).get();
@@ -362,6 +375,7 @@ private:
   [[nodiscard]] auto start_heap() -> result<void>;
   void count(std::size_t bytes) noexcept;
   void discount(std::size_t bytes) noexcept;
+  [[nodiscard, gnu::cold]] auto allocate_again(std::size_t bytes, std::size_t alignment) -> void*;
   [[noreturn, gnu::cold]] void refuse(std::size_t bytes, std::size_t alignment) const;
 
   range* range_ = nullptr;
@@ -416,11 +430,7 @@ mimalloc_arena::~mimalloc_arena() {
   }
   if (range_ != nullptr) {
     auto const emptied = put_idle_memory(*range_);
-    if (!emptied) {
-      report_dropped_error(fail(std::error_code{emptied.error(), std::system_category()}, "release a mimalloc arena",
-                                "its memory goes with the next arena that is made", path())
-                               .error());
-    }
+    drop_failure(emptied, path(), "its memory goes with the next arena that is made");
     if (!forked) {
       range_pool::give_back(*range_, emptied.has_value());
     }
@@ -485,7 +495,7 @@ auto mimalloc_arena::start_heap() -> result<void> {
     }
     mi_heap_destroy(heap);
     mi_collect(true);
-    std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::microseconds{attempt < 10 ? 0 : 1000});
   }
   return fail(std::errc::not_enough_memory, "mimalloc made no heap");
 }
@@ -502,9 +512,28 @@ auto allocate_from(mi_heap_t* heap, std::size_t bytes, std::size_t alignment) ->
 } // namespace
 
 auto mimalloc_arena::allocate(std::size_t bytes, std::size_t alignment) -> void* {
-  if (!is_forked()) [[likely]] {
+  if (is_forked()) [[unlikely]] {
+    throw allocation_error{error::make(make_error_code(errc::forked), "allocate", path())};
+  }
+  {
     heap_lock const guard{*range_};
     if (auto* const block = allocate_from(heap_, bytes, alignment); block != nullptr) [[likely]] {
+      count(bytes);
+      return block;
+    }
+  }
+  return allocate_again(bytes, alignment);
+}
+
+// A free segment of this arena is nowhere for a moment when another thread makes mimalloc collect what it has kept.
+auto mimalloc_arena::allocate_again(std::size_t bytes, std::size_t alignment) -> void* {
+  for (auto const pause : {std::chrono::microseconds{50}, std::chrono::microseconds{1000}}) {
+    if (!is_version_2 || bytes > size_ - std::min(size_, used_.load(std::memory_order_relaxed))) {
+      break;
+    }
+    std::this_thread::sleep_for(pause);
+    heap_lock const guard{*range_};
+    if (auto* const block = allocate_from(heap_, bytes, alignment); block != nullptr) {
       count(bytes);
       return block;
     }
@@ -553,9 +582,6 @@ auto mimalloc_arena::stats() const noexcept -> resource_stats {
 }
 
 void mimalloc_arena::refuse(std::size_t bytes, std::size_t alignment) const {
-  if (is_forked()) {
-    throw allocation_error{error::make(make_error_code(errc::forked), "allocate", path())};
-  }
   auto hint = std::to_string(bytes) + " bytes aligned to " + std::to_string(alignment) +
               " do not fit into what is free of the " + std::to_string(size_) + " bytes of the arena";
   // Of 2.0.9: larger objects have segments of their own, whole ones in a row.
