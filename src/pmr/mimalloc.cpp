@@ -493,8 +493,8 @@ auto mimalloc_arena::start_heap() -> result<void> {
       heap_ = heap;
       return {};
     }
+    mi_heap_collect(heap, true); // not mi_collect, which does nothing on a thread that is new to mimalloc
     mi_heap_destroy(heap);
-    mi_collect(true);
     std::this_thread::sleep_for(std::chrono::microseconds{attempt < 10 ? 0 : 1000});
   }
   return fail(std::errc::not_enough_memory, "mimalloc made no heap");
