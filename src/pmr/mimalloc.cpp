@@ -112,9 +112,10 @@ public:
   // A new heap, or null.
   auto make(mi_arena_id_t in) -> mi_heap_t* {
     std::unique_lock guard{mutex_};
-    wanted_ = in;
+    in_ = in;
+    is_wanted_ = true;
     changed_.notify_all();
-    changed_.wait(guard, [&] { return !wanted_; });
+    changed_.wait(guard, [&] { return !is_wanted_; });
     return made_;
   }
 
@@ -122,16 +123,17 @@ private:
   [[noreturn]] void serve() {
     std::unique_lock guard{mutex_};
     for (;;) {
-      changed_.wait(guard, [&] { return wanted_.has_value(); });
-      made_ = mi_heap_new_in_arena(*wanted_);
-      wanted_.reset();
+      changed_.wait(guard, [&] { return is_wanted_; });
+      made_ = mi_heap_new_in_arena(in_);
+      is_wanted_ = false;
       changed_.notify_all();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::optional<mi_arena_id_t> wanted_;
+  bool is_wanted_ = false;
+  mi_arena_id_t in_{};
   mi_heap_t* made_ = nullptr;
 };
 
@@ -184,7 +186,7 @@ auto new_heap(range& in) -> mi_heap_t* {
 
 // The part of a range that mimalloc writes its books to, and more; nothing of it may ever be missing.
 auto length_of_books(range const& in) noexcept -> std::size_t {
-  return books_in_arena ? in.length / 64 + 4 * mebibyte : 0;
+  return books_in_arena ? (in.length / 64) + (4 * mebibyte) : 0;
 }
 
 void drop_failure(os::outcome<void> const& done, std::string_view path, std::string_view hint) {

@@ -244,6 +244,17 @@ BOOST_AUTO_TEST_CASE(are_not_used_up_by_those_that_could_not_be_made) {
              }) == "");
 }
 
+BOOST_AUTO_TEST_CASE(may_be_larger_than_the_memory_of_the_machine) {
+  BOOST_TEST(found_in_child([](findings& found) {
+               for (std::size_t const gibibytes : {3U, 5U, 9U, 20U, 100U, 3U, 5U, 9U, 20U, 100U}) {
+                 auto const one = anonymous(gibibytes * 1024 * mebibyte);
+                 found.expect(one->storage().size() == gibibytes * 1024 * mebibyte, "its size");
+                 found.expect(lies_within(one->allocate(100), one->storage()), "a small object");
+                 found.expect(lies_within(one->allocate(one->storage().size() / 2), one->storage()), "a large object");
+               }
+             }) == "");
+}
+
 BOOST_AUTO_TEST_CASE(serve_small_ones_after_large_ones) {
   BOOST_TEST(found_in_child([](findings& found) {
                std::vector<resource> alive;
