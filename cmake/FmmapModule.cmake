@@ -11,16 +11,26 @@
 # `fmmap_<name>_seamed`, from the same sources, calls it through the run-time table of src/os/invoke_table.cppm.
 
 set_property(GLOBAL PROPERTY FMMAP_MODULES "")
+set_property(GLOBAL PROPERTY FMMAP_PACKAGES "")
 set_property(GLOBAL PROPERTY FMMAP_BUILT "")
 set_property(GLOBAL PROPERTY FMMAP_LEFT_OUT "")
 
 # fmmap_add_module(<name> INTERFACE <.cppm in modules/<name>/>... [INTERNAL <.cppm in src/<name>/>...]
-#                  [SOURCES <.cpp in src/<name>/>...] [DEPENDS <module>...] [DEPENDS_ON_INTERNAL <module>...])
+#                  [SOURCES <.cpp in src/<name>/>...] [DEPENDS <module>...] [DEPENDS_ON_INTERNAL <module>...]
+#                  [FOLDER <folder>] [LIBRARIES <target>...] [PACKAGE <package> CURE <apt line>])
+#
+# An adapter lies in the FOLDER of the module it extends, and links LIBRARIES, of a PACKAGE that those who use it from an
+# installed fmmap need as well.
 function(fmmap_add_module name)
-  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "INTERFACE;INTERNAL;SOURCES;DEPENDS;DEPENDS_ON_INTERNAL")
-  list(TRANSFORM arg_INTERFACE PREPEND "${PROJECT_SOURCE_DIR}/modules/${name}/" OUTPUT_VARIABLE interface)
-  list(TRANSFORM arg_INTERNAL PREPEND "${PROJECT_SOURCE_DIR}/src/${name}/" OUTPUT_VARIABLE internal)
-  list(TRANSFORM arg_SOURCES PREPEND "${PROJECT_SOURCE_DIR}/src/${name}/" OUTPUT_VARIABLE sources)
+  cmake_parse_arguments(
+    PARSE_ARGV 1 arg "" "FOLDER;PACKAGE;CURE" "INTERFACE;INTERNAL;SOURCES;DEPENDS;DEPENDS_ON_INTERNAL;LIBRARIES"
+  )
+  if(NOT arg_FOLDER)
+    set(arg_FOLDER ${name})
+  endif()
+  list(TRANSFORM arg_INTERFACE PREPEND "${PROJECT_SOURCE_DIR}/modules/${arg_FOLDER}/" OUTPUT_VARIABLE interface)
+  list(TRANSFORM arg_INTERNAL PREPEND "${PROJECT_SOURCE_DIR}/src/${arg_FOLDER}/" OUTPUT_VARIABLE internal)
+  list(TRANSFORM arg_SOURCES PREPEND "${PROJECT_SOURCE_DIR}/src/${arg_FOLDER}/" OUTPUT_VARIABLE sources)
   foreach(file IN LISTS interface)
     cmake_path(NORMAL_PATH file)
     list(APPEND units "${file}")
@@ -47,8 +57,12 @@ function(fmmap_add_module name)
     foreach(dependency IN LISTS arg_DEPENDS_ON_INTERNAL)
       target_link_libraries(${target} PRIVATE fmmap_${dependency}${suffix})
     endforeach()
+    target_link_libraries(${target} PRIVATE ${arg_LIBRARIES})
   endforeach()
 
+  if(arg_PACKAGE)
+    set_property(GLOBAL APPEND PROPERTY FMMAP_PACKAGES "_fmmap_needs(${name} ${arg_PACKAGE} \"${arg_CURE}\")")
+  endif()
   add_library(fmmap::${name} ALIAS fmmap_${name})
   set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})
   set_property(GLOBAL APPEND PROPERTY FMMAP_MODULES ${name})

@@ -135,6 +135,26 @@ a_component_that_is_not_installed_is_named() {
   [[ $said == *'this fmmap was installed without the module "no_such_module".'* ]] || die "$said"
 }
 
+# Where a package is missing that only some modules need, the others serve, and those are an error that says what to install.
+a_missing_package_is_missed_by_its_module_alone() {
+  local said
+  [[ " $public_modules " == *" mimalloc "* ]] || skip "fmmap was built without mimalloc (Debian: apt-get install libmimalloc-dev)"
+  fresh missing
+  configure missing -DCMAKE_DISABLE_FIND_PACKAGE_mimalloc=ON
+  build missing
+  run missing
+  if said=$("$cmake" -S "$consumer" -B "$work/missing" -DCOMPONENT=mimalloc 2>&1); then
+    die "a module was found without the package it needs"
+  fi
+  said=$(tr -s ' \n' ' ' <<<"$said")
+  [[ $said == *'mimalloc was not found, which the module "mimalloc" needs: apt-get install libmimalloc-dev.'* ]] || die "$said"
+  if said=$("$cmake" -S "$consumer" -B "$work/missing" -UCOMPONENT -DLINK=mimalloc 2>&1); then
+    die "a module was linked without the package it needs"
+  fi
+  said=$(tr -s ' \n' ' ' <<<"$said")
+  [[ $said == *'mimalloc::mimalloc (not found: apt-get install libmimalloc-dev)'* ]] || die "$said"
+}
+
 # --- Consumers --------------------------------------------------------------------------------------------------------
 
 find_package_serves_every_dialect_under_strict_warnings() {
