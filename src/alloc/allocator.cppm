@@ -38,7 +38,7 @@ struct options {
   // Whether every deallocation is looked at.
   bool checked = debug_build;
   // For errors.
-  std::string path;
+  std::string path = {};
 };
 
 // The pages that are in use, with slabs and their free blocks, and those that are not, in bytes.
