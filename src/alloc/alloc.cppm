@@ -10,5 +10,6 @@ export import :allocator;
 export import :books;
 export import :checks;
 export import :magazines;
+export import :mutex;
 export import :size_classes;
 export import :space;

@@ -50,7 +50,7 @@ void unlink_from_owner(magazines& which) noexcept {
 class registry {
 public:
   [[nodiscard]] static auto add(allocator& one) noexcept -> int {
-    std::scoped_lock const lock{mutex};
+    std::scoped_lock const lock{all};
     one.next_ = std::exchange(first, &one);
     one.link_ = &first;
     if (one.next_ != nullptr) {
@@ -60,7 +60,7 @@ public:
   }
 
   static void remove(allocator& one) noexcept {
-    std::scoped_lock const lock{mutex};
+    std::scoped_lock const lock{all};
     *one.link_ = one.next_;
     if (one.next_ != nullptr) {
       one.next_->link_ = one.link_;
@@ -74,7 +74,7 @@ public:
   // The calling thread's, made where there are none; null where there cannot be.
   static auto find_or_make(allocator& of) noexcept -> magazines* {
     static thread_local end_of_thread const watch;
-    std::scoped_lock const lock{mutex};
+    std::scoped_lock const lock{all};
     for (auto* cache = of.caches_; cache != nullptr; cache = cache->next_of_allocator) {
       if (cache->owner == &of_this_thread) {
         return cache;
@@ -97,7 +97,7 @@ public:
 
   template <class Do>
   static void for_magazines(allocator& of, Do use) {
-    std::scoped_lock const lock{mutex};
+    std::scoped_lock const lock{all};
     for (auto* cache = of.caches_; cache != nullptr; cache = cache->next_of_allocator) {
       use(*cache);
     }
@@ -107,7 +107,7 @@ private:
   // What objects of the thread that are destroyed later deallocate goes back without magazines.
   struct end_of_thread {
     ~end_of_thread() {
-      std::scoped_lock const lock{mutex};
+      std::scoped_lock const lock{all};
       thread_has_ended = true;
       known = {};
       for (auto* cache = of_this_thread; cache != nullptr;) {
@@ -140,28 +140,28 @@ private:
   static auto watch_forks() noexcept -> int {
     return ::pthread_atfork(
         +[] {
-          mutex.lock();
+          all.lock();
           for_all([](allocator& one) { one.lock_all(); });
         },
         +[] {
           for_all([](allocator& one) { one.unlock_all(); });
-          mutex.unlock();
+          all.unlock();
         },
         +[] {
           for_all([](allocator& one) {
             one.unlock_all();
             one.go_on_in_child();
           });
-          mutex.unlock();
+          all.unlock();
         });
   }
 
-  static constinit std::mutex mutex;
+  static constinit std::mutex all;
   static constinit allocator* first;
   static int const failed_to_watch;
 };
 
-constinit std::mutex registry::mutex;
+constinit std::mutex registry::all;
 constinit allocator* registry::first = nullptr;
 int const registry::failed_to_watch = registry::watch_forks();
 
@@ -328,7 +328,7 @@ auto allocator::allocate_slowly(std::size_t size, std::size_t alignment, unsigne
   }
   auto const pages = (size + page_bytes - 1) / page_bytes;
   auto first = allocate_run(std::max<std::size_t>(pages, 1), alignment);
-  if (!first) {
+  if (!first && is_want_of_space(first.error())) {
     flush_magazines();
     release_empty_slabs();
     first = allocate_run(std::max<std::size_t>(pages, 1), alignment);
@@ -351,7 +351,7 @@ auto allocator::allocate_block(unsigned size_class) -> result<std::size_t> {
   }
   auto const wanted = std::span{blocks}.first(magazine_sizes[size_class] / 2);
   auto got = refill(size_class, wanted);
-  if (!got) {
+  if (!got && is_want_of_space(got.error())) {
     hand_back(*mine);
     release_empty_slabs();
     got = refill(size_class, wanted.first(1));
@@ -383,7 +383,7 @@ auto allocator::refill(unsigned size_class, std::span<std::size_t> out) -> resul
   // The more there are, the longer: a small space has a few pages for every class.
   auto const good = about.pages < 4 ? std::size_t{1} : about.pages < 32 ? std::size_t{4} : largest_slab;
   auto run = take_run(slab_pages(size_class, good), page_bytes);
-  if (!run) {
+  if (!run && is_want_of_space(run.error())) {
     run = take_run(slab_pages(size_class, 1), page_bytes);
   }
   if (!run) {
@@ -440,7 +440,7 @@ auto allocator::take_run(std::size_t pages, std::size_t alignment) -> result<pag
   give_back_part(run.first, bare.first, false);
   give_back_part(bare.first, bare.first + bare.count, true);
   give_back_part(bare.first + bare.count, run.first + run.count, false);
-  first = books_.scan_for_run(pages, unit, origin, true);
+  first = is_want_of_space(provided.error()) ? books_.scan_for_run(pages, unit, origin, true) : nowhere;
   if (first == nowhere) {
     return std::unexpected(std::move(provided).error());
   }

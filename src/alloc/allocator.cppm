@@ -8,7 +8,6 @@ module;
 #include <expected>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,6 +19,7 @@ import fmmap.core;
 import :books;
 import :checks;
 import :magazines;
+import :mutex;
 import :size_classes;
 import :space;
 
@@ -144,7 +144,7 @@ private:
   friend class registry;
 
   struct class_books { // a cache line of its own each
-    alignas(64) std::mutex mutex;
+    alignas(64) alloc::mutex mutex;
     std::size_t pages = 0; // of all slabs
   };
 
@@ -185,7 +185,7 @@ private:
   std::optional<errc> refusal_; // why nothing is allocated any more
   std::unique_ptr<live_objects> live_;
   std::array<class_books, class_count> classes_;
-  mutable std::mutex pages_mutex_; // after those of classes
+  mutable mutex pages_mutex_; // after those of classes
   books books_;
   std::size_t peak_ = 0;
   std::vector<std::size_t> exported_cached_; // chunks whose state was another because of magazines

@@ -12,6 +12,7 @@ namespace fmmap::alloc {
 
 void misuse(void const* pointer, std::size_t size, std::size_t alignment, char const* what) {
   std::fprintf(stderr, "fmmap: deallocate(%p, %zu, %zu): %s\n", pointer, size, alignment, what);
+  std::fflush(stderr);
   std::abort();
 }
 

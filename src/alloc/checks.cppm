@@ -4,11 +4,12 @@ module;
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <unordered_map>
 
 // What a program does wrong with what was allocated, where it is looked for.
 export module fmmap.alloc:checks;
+
+import :mutex;
 
 export namespace fmmap::alloc {
 
@@ -44,7 +45,7 @@ public:
 
 private:
   struct shard {
-    std::mutex mutex;
+    alloc::mutex mutex;
     std::unordered_map<std::size_t, request> objects;
   };
   [[nodiscard]] auto shard_of(std::size_t offset) noexcept -> shard& { return shards_[offset / 64 % shards_.size()]; }

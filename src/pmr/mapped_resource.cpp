@@ -10,12 +10,14 @@ module;
 #include <memory_resource>
 #include <span>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 module fmmap.pmr;
 
 import fmmap.core;
 import fmmap.alloc;
+import fmmap.os;
 import :state;
 
 namespace fmmap {
@@ -36,8 +38,8 @@ auto check(resource_options const& options, std::string_view path) -> result<voi
   return {};
 }
 
-// Over a file that holds `size` bytes at least, all with blocks behind them.
-auto over_file(file backing, std::uint64_t size, resource_options const& options)
+// Over a file that holds `size` bytes at least, all with blocks behind them. A call that fails leaves it to the caller.
+auto over_file(file& backing, std::uint64_t size, resource_options const& options)
     -> result<std::unique_ptr<mapped_resource>> {
   auto const limit = options.reserve;
   auto const pages = (std::max<std::uint64_t>(size, options.size) + alloc::page_bytes - 1) / alloc::page_bytes;
@@ -51,7 +53,7 @@ auto over_file(file backing, std::uint64_t size, resource_options const& options
   if (!memory) {
     return std::unexpected(std::move(memory).error());
   }
-  return resource_state::make(std::move(backing), std::move(*memory), limit, options);
+  return resource_state::make(backing, std::move(*memory), limit, options);
 }
 
 } // namespace
@@ -65,7 +67,7 @@ auto mapped_resource::temporary(std::filesystem::path const& directory, resource
   if (!backing) {
     return std::unexpected(std::move(backing).error());
   }
-  return over_file(std::move(*backing), 0, options);
+  return over_file(*backing, 0, options);
 }
 
 auto mapped_resource::create(std::filesystem::path const& path, resource_options options)
@@ -77,10 +79,11 @@ auto mapped_resource::create(std::filesystem::path const& path, resource_options
   if (!backing) {
     return std::unexpected(std::move(backing).error());
   }
-  auto made = over_file(std::move(*backing), 0, options);
-  if (!made && backing->is_open()) {
-    if (auto const removed = backing->remove(); !removed) {
-      report_dropped_error(removed.error());
+  auto made = over_file(*backing, 0, options);
+  if (!made) {
+    // By its path, as it was created: with the handle, nothing can be had that may fail again.
+    if (auto const removed = os::unlink(os::working_directory, path.c_str()); !removed) {
+      report_dropped_error(error::make({removed.error(), std::system_category()}, "remove the new", path.native()));
     }
   }
   return made;
@@ -99,7 +102,7 @@ auto mapped_resource::open(std::filesystem::path const& path, resource_options o
   if (!size) {
     return std::unexpected(size.error());
   }
-  return over_file(std::move(*backing), *size, options);
+  return over_file(*backing, *size, options);
 }
 
 auto mapped_resource::anonymous(resource_options options) -> result<std::unique_ptr<mapped_resource>> {
@@ -110,7 +113,8 @@ auto mapped_resource::anonymous(resource_options options) -> result<std::unique_
   if (!memory) {
     return std::unexpected(std::move(memory).error());
   }
-  return resource_state::make({}, std::move(*memory), options.reserve, options);
+  file none;
+  return resource_state::make(none, std::move(*memory), options.reserve, options);
 }
 
 auto mapped_resource::over(mapping memory, resource_options options) -> result<std::unique_ptr<mapped_resource>> {
@@ -124,7 +128,8 @@ auto mapped_resource::over(mapping memory, resource_options options) -> result<s
     return fail(errc::read_only);
   }
   auto const limit = memory.is_anonymous() ? memory.capacity() : memory.size();
-  return resource_state::make({}, std::move(memory), limit, options);
+  file none;
+  return resource_state::make(none, std::move(memory), limit, options);
 }
 
 mapped_resource::mapped_resource(std::unique_ptr<resource_state> state) noexcept : state_{std::move(state)} {}

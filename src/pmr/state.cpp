@@ -29,11 +29,11 @@ constexpr auto whole_pages(std::size_t size) noexcept -> std::size_t {
 
 } // namespace
 
-resource_state::resource_state(file backing, mapping memory) : file_{std::move(backing)}, memory_{std::move(memory)} {}
+resource_state::resource_state(mapping memory) : memory_{std::move(memory)} {}
 
-auto resource_state::make(file backing, mapping memory, std::size_t limit, resource_options const& options)
+auto resource_state::make(file& backing, mapping memory, std::size_t limit, resource_options const& options)
     -> result<std::unique_ptr<mapped_resource>> {
-  auto state = std::make_unique<resource_state>(std::move(backing), std::move(memory));
+  auto state = std::make_unique<resource_state>(std::move(memory));
   auto const bytes = state->memory_.writable_bytes();
   auto const before_page = reinterpret_cast<std::uintptr_t>(bytes.data()) % alloc::page_bytes;
   state->skipped_ = before_page == 0 ? 0 : std::min(alloc::page_bytes - before_page, std::max(limit, bytes.size()));
@@ -46,11 +46,12 @@ auto resource_state::make(file backing, mapping memory, std::size_t limit, resou
                                               .withdraw_from = options.discard_from,
                                               .shared_with_children = !state->memory_.is_private(),
                                               .checked = options.checked,
-                                              .path = std::string{state->file_.path()}});
+                                              .path = std::string{backing.path()}});
   if (!made) {
     return std::unexpected(std::move(made).error());
   }
   state->allocator_ = std::move(*made);
+  state->file_ = std::move(backing);
   state->is_watched_ = state->allocator_->is_checked() || watches_addresses();
   poison(state->storage());
   return std::unique_ptr<mapped_resource>{new mapped_resource{std::move(state)}};
@@ -62,7 +63,7 @@ resource_state::~resource_state() { unpoison(storage()); }
 
 auto resource_state::grow(std::size_t least, std::size_t wanted) -> result<std::size_t> {
   auto grown = grow_to(wanted);
-  if (!grown && least < wanted) {
+  if (!grown && least < wanted && alloc::is_want_of_space(grown.error())) {
     grown = grow_to(wanted = least);
   }
   if (!grown) {

@@ -26,11 +26,12 @@ void unpoison(std::span<std::byte const> bytes) noexcept;
 
 class resource_state final : public alloc::space {
 public:
-  // Over `memory`, which grows within `limit` bytes: with `backing`, when that is its file; else when it is anonymous.
-  [[nodiscard]] static auto make(file backing, mapping memory, std::size_t limit, resource_options const& options)
+  // Over `memory`, which grows within `limit` bytes: with `backing`, when that is its file; else when it is anonymous. A call
+  // that fails leaves the file to the caller.
+  [[nodiscard]] static auto make(file& backing, mapping memory, std::size_t limit, resource_options const& options)
       -> result<std::unique_ptr<mapped_resource>>;
 
-  resource_state(file backing, mapping memory);
+  explicit resource_state(mapping memory);
   ~resource_state() override;
 
   // Throws allocation_error.

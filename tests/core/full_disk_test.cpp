@@ -34,6 +34,7 @@
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+#include "support/small_disk.hpp"
 
 import fmmap.core;
 import fmmap.os;
@@ -74,53 +75,6 @@ auto entries_in(std::filesystem::path const& folder) -> std::string {
     all += name + ' ';
   }
   return all;
-}
-
-auto free_bytes(std::filesystem::path const& folder) -> std::uintmax_t { return std::filesystem::space(folder).free; }
-
-// A small file system to fill, each in a process that alone sees it mounted.
-enum class kind { tmpfs, ext4 };
-
-void on_small_disk(kind which, std::function<void(findings&, std::filesystem::path const&)> const& body) {
-  scratch const s;
-  std::filesystem::create_directory(s / "disk");
-  BOOST_TEST_CONTEXT((which == kind::tmpfs ? "tmpfs" : "ext4")) {
-    BOOST_TEST(found_in_child([&](findings& found) {
-                 auto problem = own_mounts();
-                 if (problem.empty()) {
-                   problem = which == kind::tmpfs ? mount_tmpfs(s / "disk", "size=8m,nr_inodes=20")
-                                                  : mount_ext4(s / "image", s / "disk", 12 * mebibyte);
-                 }
-                 if (!problem.empty()) {
-                   found.skip(std::string{which == kind::tmpfs ? "a small tmpfs: " : "a small ext4: "} + problem);
-                   return;
-                 }
-                 std::error_code ignored;
-                 std::filesystem::remove(s / "disk/lost+found", ignored);
-                 body(found, s / "disk");
-                 ::umount2((s / "disk").c_str(), MNT_DETACH);
-               }) == "");
-  }
-}
-
-void on_small_disks(std::function<void(findings&, std::filesystem::path const&)> const& body) {
-  on_small_disk(kind::tmpfs, body);
-  on_small_disk(kind::ext4, body);
-}
-
-// Leaves about `left` bytes.
-void fill_up(std::filesystem::path const& folder, std::uintmax_t left) {
-  auto ballast = or_throw(file::open(folder / "ballast", {.access = access::read_write, .create = true}));
-  auto const size = or_throw(ballast.size());
-  or_throw(ballast.allocate({.offset = size, .length = static_cast<std::size_t>(free_bytes(folder) - left)}));
-}
-
-void fill_to_the_last_block(std::filesystem::path const& folder) {
-  auto ballast = or_throw(file::open(folder / "ballast", {.access = access::read_write, .create = true}));
-  for (std::size_t step = mebibyte; step >= 1024; step /= 2) {
-    while (ballast.allocate({.offset = or_throw(ballast.size()), .length = step})) {
-    }
-  }
 }
 
 } // namespace
@@ -319,7 +273,7 @@ BOOST_AUTO_TEST_CASE(fails_clone_to_and_leaves_no_file) {
 }
 
 BOOST_AUTO_TEST_CASE(without_inodes_left_fails_creation_and_nothing_else) {
-  on_small_disk(kind::tmpfs, [](findings& found, std::filesystem::path const& disk) {
+  on_small_disk(disk_kind::tmpfs, [](findings& found, std::filesystem::path const& disk) {
     auto f = or_throw(fmmap::mutable_mapped_file::create(disk / "f", {.size = 10}));
     for (int i = 0; file::create_new(disk / ("x" + std::to_string(i))); ++i) {
     }
