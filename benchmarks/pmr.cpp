@@ -51,9 +51,8 @@ struct in_memory {
 };
 
 struct in_a_file {
-  std::unique_ptr<fmmap::mapped_resource> made =
-      fmmap::or_throw(fmmap::mapped_resource::temporary(bench::current().folder,
-                                                            {.reserve = 1024 * mib, .page_size = fmmap::page_size::prefer_huge}));
+  std::unique_ptr<fmmap::mapped_resource> made = fmmap::or_throw(fmmap::mapped_resource::temporary(
+      bench::current().folder, {.reserve = 1024 * mib, .page_size = fmmap::page_size::prefer_huge}));
   auto get() -> std::pmr::memory_resource* { return made.get(); }
 };
 
@@ -332,10 +331,20 @@ void map_insert(benchmark::State& state) {
   }
 }
 
+// Filled once for all repetitions.
+template <class Map>
+auto filled() -> Map& {
+  static auto const made = [] {
+    auto map = std::make_unique<Map>();
+    fill(*map);
+    return map;
+  }();
+  return *made;
+}
+
 template <class Map>
 void map_find(benchmark::State& state) {
-  Map map;
-  fill(map);
+  auto& map = filled<Map>();
   auto wanted = keys();
   std::ranges::shuffle(wanted, std::mt19937{3});
   for (auto _ : state) {
@@ -351,8 +360,7 @@ void map_find(benchmark::State& state) {
 
 template <class Map>
 void map_walk(benchmark::State& state) {
-  Map map;
-  fill(map);
+  auto& map = filled<Map>();
   for (auto _ : state) {
     bench::stopwatch time{state};
     std::uint64_t total = 0;
@@ -404,35 +412,47 @@ void grow(std::pmr::vector<element<Size>>& vector, std::size_t until) {
 
 // 300 vectors of elements of 8, 24 and 40 bytes, which grow one element a turn: to sizes from 16 bytes to 16 MiB, as many of
 // each order.
+struct bytes_counted {
+  fmmap::resource_stats ours;
+  std::size_t live;
+  std::size_t peak;
+};
+
+auto count_bytes() -> bytes_counted {
+  in_memory resource;
+  counting counted{*resource.get()};
+  std::mt19937 random{5};
+  std::vector<std::size_t> sizes(100);
+  std::ranges::generate(sizes, [&] { return std::size_t{16} << (random() % bench::sized(21, 8)); });
+  std::vector<std::pmr::vector<element<8>>> eights;
+  std::vector<std::pmr::vector<element<24>>> twenty_fours;
+  std::vector<std::pmr::vector<element<40>>> forties;
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    eights.emplace_back(&counted);
+    twenty_fours.emplace_back(&counted);
+    forties.emplace_back(&counted);
+  }
+  auto const largest = *std::ranges::max_element(sizes);
+  for (std::size_t turn = 0; turn < largest / 8; ++turn) {
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      grow(eights[i], sizes[i]);
+      grow(twenty_fours[i], sizes[i]);
+      grow(forties[i], sizes[i]);
+    }
+  }
+  return {.ours = resource.made->stats(), .live = counted.live(), .peak = counted.peak()};
+}
+
+// The same each time, so it is done once.
 template <bool Peak, bool Ours>
 void overhead(benchmark::State& state) {
+  static auto const counted = count_bytes();
   for (auto _ : state) {
     bench::stopwatch time{state};
-    in_memory resource;
-    counting counted{*resource.get()};
-    std::mt19937 random{5};
-    std::vector<std::size_t> sizes(100);
-    std::ranges::generate(sizes, [&] { return std::size_t{16} << (random() % bench::sized(21, 8)); });
-    std::vector<std::pmr::vector<element<8>>> eights;
-    std::vector<std::pmr::vector<element<24>>> twenty_fours;
-    std::vector<std::pmr::vector<element<40>>> forties;
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
-      eights.emplace_back(&counted);
-      twenty_fours.emplace_back(&counted);
-      forties.emplace_back(&counted);
-    }
-    auto const largest = *std::ranges::max_element(sizes);
-    for (std::size_t turn = 0; turn < largest / 8; ++turn) {
-      for (std::size_t i = 0; i < sizes.size(); ++i) {
-        grow(eights[i], sizes[i]);
-        grow(twenty_fours[i], sizes[i]);
-        grow(forties[i], sizes[i]);
-      }
-    }
-    time.stop();
-    auto const now = resource.made->stats();
-    auto const measured = Peak ? (Ours ? now.peak_bytes : counted.peak()) : (Ours ? now.used_bytes : counted.live());
+    auto const measured =
+        Peak ? (Ours ? counted.ours.peak_bytes : counted.peak) : (Ours ? counted.ours.used_bytes : counted.live);
     state.counters["value"] = static_cast<double>(measured);
+    time.stop();
   }
 }
 
