@@ -319,6 +319,15 @@ BOOST_FIXTURE_TEST_CASE(a_struct_is_told_of_the_resource_only_when_it_has_an_all
   BOOST_TEST((tolds[2].text.get_allocator().resource() == first.get()));
 }
 
+BOOST_FIXTURE_TEST_CASE(assigning_braces_keeps_the_memory_and_shrinking_gives_it_back, two_resources) {
+  auto texts = strings();
+  auto const before = texts.capacity();
+  texts = {}; // moves from an empty one in the default resource
+  BOOST_TEST(texts.capacity() == before);
+  texts.shrink_to_fit();
+  BOOST_TEST(texts.capacity() == 0U);
+}
+
 // The standard leaves it undefined, and its libraries exchange the pointers: each buffer then goes back to the wrong resource.
 BOOST_AUTO_TEST_CASE(a_swap_between_two_is_found_by_a_checked_resource) {
   BOOST_TEST(dies_of(SIGABRT, [] {
@@ -328,6 +337,27 @@ BOOST_AUTO_TEST_CASE(a_swap_between_two_is_found_by_a_checked_resource) {
     pmr::vector<int> other{{4}, second.get()};
     one.swap(other);
   }));
+}
+
+// Of a program that is built with it, whether fmmap is or not.
+BOOST_AUTO_TEST_CASE(what_an_element_leaves_behind_is_known_to_the_address_sanitizer) {
+  if (!sanitized || thread_sanitized) {
+    return skip("no address sanitizer");
+  }
+  auto const end_after_reading = [](bool destroyed) {
+    return end_of(start_child([&] {
+      ::close(STDERR_FILENO); // its report
+      auto const resource = or_throw(mapped_resource::temporary("."));
+      pmr::list<int> list{{1, 2, 3}, resource.get()};
+      auto const* const first = &list.front();
+      if (destroyed) {
+        list.pop_front();
+      }
+      return *const_cast<int const volatile*>(first) == 1 ? 0 : 2;
+    }));
+  };
+  BOOST_TEST(end_after_reading(false) == 0);
+  BOOST_TEST(end_after_reading(true) == 1);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
@@ -393,6 +423,23 @@ BOOST_AUTO_TEST_CASE(a_limit_of_addresses_is_an_error_of_the_reserve_when_the_re
                pmr::vector<std::uint64_t> numbers{mebibyte, 1, small->get()};
                found.expect(numbers.back() == 1, "not stored");
              }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(a_limit_of_file_sizes_is_an_error_where_its_signal_is_ignored) {
+  scratch const s;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               limit(RLIMIT_FSIZE, 8 * mebibyte);
+               ::signal(SIGXFSZ, SIG_IGN);
+               auto const resource = or_throw(mapped_resource::temporary(s.folder()));
+               pmr::vector<std::uint64_t> numbers{resource.get()};
+               found.expect(grow_until_it_fails(numbers) == std::errc::file_too_large, "another error");
+               found.expect(!numbers.empty() && counts_up(numbers), "changed");
+             }) == "");
+  BOOST_TEST(dies_of(SIGXFSZ, [&] {
+    limit(RLIMIT_FSIZE, 8 * mebibyte);
+    auto const resource = or_throw(mapped_resource::temporary(s.folder()));
+    pmr::vector<std::byte> const bytes{16 * mebibyte, resource.get()};
+  }));
 }
 
 BOOST_AUTO_TEST_CASE(a_limit_of_memory_does_not_count_what_lies_in_a_file) {
