@@ -226,10 +226,13 @@ auto cases_by_suite(std::string const& source) -> std::map<std::string, std::vec
     };
     constexpr std::string_view begin = "BOOST_AUTO_TEST_SUITE(";
     constexpr std::string_view test = "BOOST_AUTO_TEST_CASE(";
+    constexpr std::string_view fixture = "BOOST_FIXTURE_TEST_CASE(";
     if (line.text.starts_with(begin)) {
       suite = argument(begin);
     } else if (line.text.starts_with(test)) {
       cases[suite].push_back(argument(test));
+    } else if (line.text.starts_with(fixture)) {
+      cases[suite].push_back(argument(fixture));
     }
   }
   return cases;
@@ -360,10 +363,29 @@ BOOST_AUTO_TEST_CASE(show_each_cell_of_the_table_of_fork_exec_and_exit_by_a_test
   }
 }
 
+// docs/containers.md: the last column of the table of copies and moves is a case.
+BOOST_AUTO_TEST_CASE(show_each_row_of_what_containers_do_across_resources_by_a_test) {
+  auto const path = repository() / "docs" / "containers.md";
+  auto const cases =
+      cases_by_suite(read_text(repository() / "tests" / "pmr" / "container_rules_test.cpp")).at("across_resources");
+  std::size_t rows = 0;
+  for (auto const& line : parse(read_text(path)).prose) {
+    auto const cells = cells_of(line.text);
+    if (cells.size() != 3 || cells[2] == "case" || cells[2].starts_with("---")) {
+      continue;
+    }
+    ++rows;
+    if (std::ranges::none_of(cases, [&](std::string const& name) { return cells[2] == '`' + name + '`'; })) {
+      BOOST_ERROR(place(path, line.number) << "there is no case " << cells[2]);
+    }
+  }
+  BOOST_TEST(rows >= 15U);
+}
+
 BOOST_AUTO_TEST_CASE(say_of_each_class_what_becomes_of_it_by_fork_exec_and_exit) {
   auto const text = read_text(repository() / "docs" / "processes.md");
   std::size_t classes = 0;
-  for (std::string_view const module : {"core", "lock"}) {
+  for (std::string_view const module : {"core", "lock", "pmr"}) {
     for (auto const& entry : fs::directory_iterator{repository() / "modules" / module}) {
       for (auto const& name : exported_classes(read_text(entry.path()))) {
         ++classes;
