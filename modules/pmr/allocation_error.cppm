@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <memory>
 #include <new>
 #include <string>
 
@@ -24,7 +25,7 @@ public:
 
 private:
   error why_;
-  std::string message_;
+  std::shared_ptr<std::string const> message_; // shared: copying an exception must not throw
 };
 
 } // namespace fmmap

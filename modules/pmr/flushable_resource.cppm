@@ -46,7 +46,7 @@ public:
 
   /// Brings the `size` bytes at `pointer` to at least `level` and returns the level reached. Blocks until done.
   ///
-  /// Errors: as the other `flush`; `errc::out_of_range` when they are not bytes of the storage.
+  /// Errors: as the other `flush`; `errc::out_of_range` when they are not bytes of the storage. No bytes are of any.
   /// Thread safety: as the other `flush`.
   [[nodiscard]] virtual auto flush(void const* pointer, std::size_t size, durability level = durability::data)
       -> result<durability> = 0;

@@ -66,7 +66,9 @@ public:
   [[nodiscard]] static auto create(std::filesystem::path const& path, resource_options options = {})
       -> result<std::unique_ptr<mapped_resource>>;
 
-  /// Over a file that exists, whose bytes are storage from now on. It keeps its size when that is more than `options.size`.
+  /// Over a file that exists, whose bytes are storage from now on. It keeps its size, in whole pages of 4 KiB, when that is
+  /// more than `options.size`. One resource at a time: two over one file hand out the same bytes, which a `file_lock` of
+  /// fmmap.lock keeps from happening.
   ///
   /// Errors: as `file::open` and `mapping::map`; `errc::invalid_options`, also when it is larger than `options.reserve`.
   [[nodiscard]] static auto open(std::filesystem::path const& path, resource_options options = {})
@@ -80,7 +82,8 @@ public:
   /// Over a mapping that can be written. One without a file grows within its capacity; one of a file keeps its size. Of
   /// `options`, only `discard_from` and `checked` have a meaning here.
   ///
-  /// Errors: `errc::read_only` for a mapping that cannot be written, `errc::closed`. The mapping is then gone.
+  /// Errors: `errc::read_only` for a mapping that cannot be written, `errc::closed`; `errc::invalid_options` where not one page
+  /// of 4 KiB lies in it. The mapping is then gone.
   [[nodiscard]] static auto over(mapping memory, resource_options options = {})
       -> result<std::unique_ptr<mapped_resource>>;
 
@@ -98,7 +101,8 @@ public:
   /// many bytes that were. The storage keeps its size, and the file becomes sparse: memory and blocks come back with the next
   /// allocations.
   ///
-  /// Errors: as `mapping::discard`; what was given back until then stays so.
+  /// Errors: as `mapping::discard`; what was given back until then stays so. `errc::forked` and `errc::closed` as for
+  /// allocating.
   [[nodiscard]] auto trim() -> result<std::size_t>;
 
   /// Deallocates everything at once, and keeps the storage. No destructor runs.

@@ -193,8 +193,11 @@ auto allocator::make(space& from, alloc::options const& options) -> result<std::
 allocator::~allocator() { registry::remove(*this); }
 
 auto allocator::fail(errc code, std::size_t size, std::string_view hint) const -> std::unexpected<error> {
-  return std::unexpected(
-      error::make(code, "allocate from", options_.path, byte_range{.offset = 0, .length = size}, hint));
+  auto sentence = std::to_string(size) + " bytes were asked for";
+  if (!hint.empty()) {
+    sentence.append(", and ").append(hint);
+  }
+  return std::unexpected(error::make(code, "allocate from", options_.path, {}, sentence));
 }
 
 void allocator::lock_all() noexcept {
@@ -321,7 +324,7 @@ auto allocator::allocate_slowly(std::size_t size, std::size_t alignment, unsigne
     return fail(*refusal_, size);
   }
   if (size > limit_) {
-    return fail(errc::reservation_exceeded, size, std::to_string(limit_) + " bytes are reserved");
+    return fail(errc::reservation_exceeded, size, std::to_string(limit_) + " are reserved in all");
   }
   if (size_class < class_count) {
     return allocate_block(size_class);
@@ -404,7 +407,7 @@ auto allocator::take_run(std::size_t pages, std::size_t alignment) -> result<pag
   auto const origin = reinterpret_cast<std::uintptr_t>(options_.origin) / page_bytes % unit;
   auto const padded = pages + unit - 1;
   auto const find = [&]() -> std::size_t {
-    if (auto const roomy = books_.find_run(padded); roomy != nowhere) {
+    if (auto const roomy = padded <= books_.page_count() ? books_.find_run(padded) : nowhere; roomy != nowhere) {
       return (roomy + origin + unit - 1) / unit * unit - origin;
     }
     return unit == 1 ? nowhere : books_.scan_for_run(pages, unit, origin, false);
@@ -413,7 +416,7 @@ auto allocator::take_run(std::size_t pages, std::size_t alignment) -> result<pag
   std::unique_lock lock{pages_mutex_};
   auto first = find();
   if (first == nowhere) {
-    if (auto grown = grow_for(padded); !grown) {
+    if (auto grown = grow_for(pages, unit, origin); !grown) {
       return std::unexpected(std::move(grown).error());
     }
     first = find();
@@ -450,15 +453,16 @@ auto allocator::take_run(std::size_t pages, std::size_t alignment) -> result<pag
 }
 
 // Makes the space long enough for a run of pages at its end, and longer the longer it is: at least by 1 MiB, at most by 64.
-auto allocator::grow_for(std::size_t pages) -> result<void> {
+auto allocator::grow_for(std::size_t pages, std::size_t unit, std::size_t origin) -> result<void> {
   constexpr std::size_t least_step = 256;
   constexpr std::size_t longest_step = 16384;
   auto const there = books_.page_count();
   auto const limit = limit_ / page_bytes;
-  auto const needed = pages - std::min(pages, books_.free_at_end());
-  if (needed > limit - there) {
-    return fail(errc::reservation_exceeded, pages * page_bytes, std::to_string(limit_) + " bytes are reserved");
+  auto const first = (there - books_.free_at_end() + origin + unit - 1) / unit * unit - origin;
+  if (first > limit || pages > limit - first) {
+    return fail(errc::reservation_exceeded, pages * page_bytes, std::to_string(limit_) + " are reserved in all");
   }
+  auto const needed = first + pages - there;
   auto const step = std::max(needed, std::clamp(there / 4, least_step, longest_step));
   auto const wanted = std::min(limit, (there + step + group_pages - 1) / group_pages * group_pages);
   auto const size = space_.grow((there + needed) * page_bytes, wanted * page_bytes);
@@ -527,6 +531,9 @@ void allocator::free_run(page_run run) noexcept {
 }
 
 auto allocator::trim() -> result<std::size_t> {
+  if (refusal_) { // the pages are not these books' any more
+    return std::unexpected(error::make(*refusal_, "trim", options_.path));
+  }
   flush_magazines();
   release_empty_slabs();
   std::scoped_lock const lock{pages_mutex_};
@@ -543,6 +550,9 @@ auto allocator::trim() -> result<std::size_t> {
 }
 
 void allocator::clear() noexcept {
+  if (refusal_) {
+    return;
+  }
   registry::for_magazines(*this, [](magazines& each) {
     for (auto& count : each.counts) {
       count.store(0, std::memory_order_relaxed);

@@ -123,6 +123,9 @@ public:
   // Deallocates everything. Needs exclusive use.
   void clear() noexcept;
 
+  // Why nothing is allocated any more; empty while it is.
+  [[nodiscard]] inline auto refusal() const noexcept -> std::optional<errc> { return refusal_; }
+
   // From now on, allocating is this error, and deallocating does nothing. Needs exclusive use.
   void refuse(errc why) noexcept;
 
@@ -158,7 +161,7 @@ private:
   [[nodiscard]] auto refill(unsigned size_class, std::span<std::size_t> out) -> result<std::size_t>;
   [[nodiscard]] auto allocate_run(std::size_t pages, std::size_t alignment) -> result<std::size_t>;
   [[nodiscard]] auto take_run(std::size_t pages, std::size_t alignment) -> result<page_run>;
-  [[nodiscard]] auto grow_for(std::size_t pages) -> result<void>;
+  [[nodiscard]] auto grow_for(std::size_t pages, std::size_t unit, std::size_t origin) -> result<void>;
   void free_run(page_run run) noexcept;
 
   [[nodiscard]] auto magazines_of_this_thread() noexcept -> magazines*;

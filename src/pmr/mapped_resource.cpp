@@ -167,6 +167,9 @@ auto mapped_resource::stage_flush(durability level) -> result<flush_job> { retur
 auto mapped_resource::storage() const noexcept -> std::span<std::byte const> { return state_->storage(); }
 
 auto mapped_resource::stats() const -> resource_stats {
+  if (state_->allocator().refusal() == errc::closed) {
+    return {};
+  }
   auto const now = state_->allocator().in_use();
   return {.used_bytes = now.used,
           .free_bytes = now.free,

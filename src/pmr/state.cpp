@@ -11,6 +11,7 @@ module;
 #include <new>
 #include <span>
 #include <string>
+#include <system_error>
 #include <utility>
 
 module fmmap.pmr;
@@ -40,6 +41,10 @@ auto resource_state::make(file& backing, mapping memory, std::size_t limit, reso
   state->origin_ = bytes.data() + state->skipped_;
   state->size_ = whole_pages(bytes.size() - std::min(bytes.size(), state->skipped_));
   state->limit_ = std::max<std::size_t>(state->size_, whole_pages(limit - std::min(limit, state->skipped_)));
+  if (state->limit_ == 0) {
+    return std::unexpected(error::make(errc::invalid_options, "make a resource over", backing.path(), {},
+                                       "there is no whole page of 4096 bytes in the mapping"));
+  }
   auto made = alloc::allocator::make(*state, {.origin = state->origin_,
                                               .size = state->size_,
                                               .limit = state->limit_,
@@ -115,7 +120,8 @@ auto resource_state::finish_allocation(result<std::size_t> const& offset, std::s
       allocator_->note_allocated(*offset, size, alignment);
     } catch (std::bad_alloc const&) {
       allocator_->deallocate(*offset, size, alignment);
-      throw;
+      throw allocation_error{
+          error::make(std::make_error_code(std::errc::not_enough_memory), "note what is allocated from", path())};
     }
   }
   unpoison({origin_ + *offset, size});
@@ -123,6 +129,9 @@ auto resource_state::finish_allocation(result<std::size_t> const& offset, std::s
 }
 
 void resource_state::watch_deallocation(std::size_t offset, std::size_t size, std::size_t alignment) noexcept {
+  if (allocator_->refusal()) {
+    return;
+  }
   if (allocator_->is_checked()) {
     allocator_->check_deallocated(offset, size, alignment);
   }
@@ -132,6 +141,9 @@ void resource_state::watch_deallocation(std::size_t offset, std::size_t size, st
 }
 
 void resource_state::release() noexcept {
+  if (allocator_->refusal()) {
+    return;
+  }
   allocator_->clear();
   poison(storage());
 }
@@ -146,6 +158,12 @@ auto resource_state::stage_flush(byte_range range, durability level) -> result<f
 auto resource_state::range_of(void const* pointer, std::size_t size) const -> result<byte_range> {
   auto const all = storage();
   auto const offset = reinterpret_cast<std::uintptr_t>(pointer) - reinterpret_cast<std::uintptr_t>(origin_);
+  if (allocator_->refusal() == errc::closed) {
+    return std::unexpected(error::make(errc::closed, "flush", path()));
+  }
+  if (size == 0) { // none of any bytes, wherever they would be
+    return byte_range{.offset = skipped_, .length = 0};
+  }
   if (offset > all.size() || size > all.size() - offset) {
     return std::unexpected(error::make(errc::out_of_range, "flush", path(), {}, "the bytes are not of this resource"));
   }

@@ -273,6 +273,32 @@ BOOST_AUTO_TEST_CASE(a_child_of_shared_memory_reads_and_does_not_allocate) {
   BOOST_TEST(numbers[2] == 3);
 }
 
+// By books that are the parent's no more, it would throw away what the parent has allocated since.
+BOOST_AUTO_TEST_CASE(a_child_of_shared_memory_gives_nothing_back) {
+  scratch const folder;
+  auto const resource = or_throw(mapped_resource::temporary(folder.folder()));
+  {
+    std::pmr::vector<char> const grows(std::size_t{8} << 20, 'a', resource.get());
+  }
+  int pipe[2];
+  BOOST_TEST_REQUIRE(::pipe(pipe) == 0);
+  auto const child = start_child([&] {
+    char token = 0;
+    if (::read(pipe[0], &token, 1) != 1) {
+      return 1;
+    }
+    auto const trimmed = resource->trim();
+    resource->release();
+    return !trimmed && trimmed.error() == errc::forked ? 0 : 2;
+  });
+  std::pmr::vector<char> const mine(std::size_t{4} << 20, 'b', resource.get());
+  BOOST_TEST_REQUIRE(::write(pipe[1], "x", 1) == 1);
+  BOOST_TEST(end_of(child) == 0);
+  BOOST_TEST(mine[std::size_t{2} << 20] == 'b');
+  ::close(pipe[0]);
+  ::close(pipe[1]);
+}
+
 BOOST_AUTO_TEST_CASE(a_child_may_destroy_its_copy) {
   scratch const folder;
   auto resource = or_throw(mapped_resource::create(folder / "data"));

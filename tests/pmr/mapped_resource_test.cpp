@@ -207,15 +207,13 @@ BOOST_AUTO_TEST_CASE(over_part_of_a_file_uses_the_whole_pages_of_it) {
   BOOST_TEST(content == std::string(4096, 'x') + std::string(3 * 4096, 'y') + std::string(4096, 'x'));
 }
 
-BOOST_AUTO_TEST_CASE(over_a_mapping_too_small_for_a_page_has_nothing_to_hand_out) {
+BOOST_AUTO_TEST_CASE(over_a_mapping_without_a_whole_page_is_refused) {
   scratch const folder;
   auto const file =
       or_throw(fmmap::file::open(folder.file("data", std::string(100, 'x')), {.access = fmmap::access::read_write}));
-  auto const resource =
-      or_throw(mapped_resource::over(or_throw(mapping::map(file, {.access = fmmap::access::read_write}))));
-  BOOST_TEST((refusal_of(*resource, 1).value() == errc::reservation_exceeded));
-  auto const empty = or_throw(mapped_resource::over(or_throw(mapping::anonymous(0))));
-  BOOST_TEST((refusal_of(*empty, 1).value() == errc::reservation_exceeded));
+  BOOST_TEST(fails(mapped_resource::over(or_throw(mapping::map(file, {.access = fmmap::access::read_write}))),
+                   errc::invalid_options));
+  BOOST_TEST(fails(mapped_resource::over(or_throw(mapping::anonymous(0))), errc::invalid_options));
 }
 
 BOOST_AUTO_TEST_CASE(over_memory_with_a_reserve_grows_in_it) {
@@ -272,9 +270,27 @@ BOOST_AUTO_TEST_CASE(is_closed_with_a_report) {
   BOOST_TEST((refusal_of(*resource, 100).value() == errc::closed));
   resource->deallocate(block, 100);
   BOOST_TEST(fails(resource->flush(), errc::closed));
+  BOOST_TEST(fails(resource->flush(block, 100), errc::closed));
+  BOOST_TEST(resource->stats().used_bytes + resource->stats().free_bytes + resource->stats().reserved_bytes == 0U);
   BOOST_TEST(fails(resource->close(), errc::closed));
   BOOST_TEST(fails(resource->trim(), errc::closed));
   BOOST_TEST(resource->storage().empty());
+}
+
+BOOST_AUTO_TEST_CASE(that_is_closed_and_released_bears_the_end_of_its_containers) {
+  auto const resource = or_throw(mapped_resource::anonymous({.checked = true}));
+  std::pmr::string const text{100, 'x', resource.get()};
+  or_throw(resource->close());
+  resource->release();
+}
+
+BOOST_AUTO_TEST_CASE(fits_an_aligned_object_exactly) {
+  auto const resource = or_throw(mapped_resource::anonymous({.reserve = 4 * mib}));
+  BOOST_TEST(!refusal_of(*resource, 4 * mib, 2 * mib).has_value());
+  auto const refusal = refusal_of(*resource, 4 * mib + 1, 2 * mib);
+  BOOST_TEST_REQUIRE(refusal.has_value());
+  BOOST_TEST(refusal->message().find("4194305 bytes were asked for, and 4194304 are reserved in all") !=
+             std::string::npos);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
@@ -309,6 +325,7 @@ BOOST_AUTO_TEST_CASE(of_bytes_elsewhere_is_refused) {
   BOOST_TEST(fails(resource->flush(all.data(), all.size() + 1), errc::out_of_range));
   BOOST_TEST(fails(resource->flush(all.data() + 1, SIZE_MAX), errc::out_of_range));
   BOOST_TEST(resource->flush(all.data() + all.size(), 0).has_value());
+  BOOST_TEST(resource->flush(nullptr, 0).has_value()); // of an empty vector
 }
 
 BOOST_AUTO_TEST_CASE(that_fails_goes_on_failing_until_a_rewrite) {
