@@ -8,6 +8,7 @@ module;
 #include <filesystem>
 #include <memory>
 #include <memory_resource>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <system_error>

@@ -302,7 +302,9 @@ BOOST_AUTO_TEST_CASE(is_used_up_to_its_last_page) {
 }
 
 BOOST_AUTO_TEST_CASE(refuses_sizes_that_overflow) {
-  under_test of{{.limit = 64 * mib, .checked = false}};
+  auto const* const origin =
+      reinterpret_cast<std::byte const*>(std::uintptr_t{page_bytes}); // aligned as little as can be
+  under_test of{{.origin = origin, .limit = 64 * mib, .checked = false}};
   for (auto const size : {64 * mib + 1, SIZE_MAX / 2, SIZE_MAX - 4096, SIZE_MAX}) {
     BOOST_TEST((of->allocate(size, 16).error() == errc::reservation_exceeded));
   }
