@@ -408,7 +408,7 @@ auto allocator::take_run(std::size_t pages, std::size_t alignment) -> result<pag
   auto const padded = pages + unit - 1;
   auto const find = [&]() -> std::size_t {
     if (auto const roomy = padded <= books_.page_count() ? books_.find_run(padded) : nowhere; roomy != nowhere) {
-      return (roomy + origin + unit - 1) / unit * unit - origin;
+      return ((roomy + origin + unit - 1) / unit * unit) - origin;
     }
     return unit == 1 ? nowhere : books_.scan_for_run(pages, unit, origin, false);
   };
@@ -458,7 +458,7 @@ auto allocator::grow_for(std::size_t pages, std::size_t unit, std::size_t origin
   constexpr std::size_t longest_step = 16384;
   auto const there = books_.page_count();
   auto const limit = limit_ / page_bytes;
-  auto const first = (there - books_.free_at_end() + origin + unit - 1) / unit * unit - origin;
+  auto const first = ((there - books_.free_at_end() + origin + unit - 1) / unit * unit) - origin;
   if (first > limit || pages > limit - first) {
     return fail(errc::reservation_exceeded, pages * page_bytes, std::to_string(limit_) + " are reserved in all");
   }
@@ -491,12 +491,14 @@ void allocator::deallocate_slowly(std::size_t offset, std::size_t size, std::siz
     if (offset % page_bytes != 0) {
       misuse(options_.origin + offset, size, alignment, "no object of this size begins there");
     }
-    return free_run({.first = offset / page_bytes, .count = pages});
+    free_run({.first = offset / page_bytes, .count = pages});
+    return;
   }
   auto* const mine = magazines_of_this_thread();
   if (mine == nullptr) {
     std::scoped_lock const lock{classes_[size_class].mutex};
-    return give_back(size_class, {&offset, 1});
+    give_back(size_class, {&offset, 1});
+    return;
   }
   auto const full = magazine_sizes[size_class];
   auto& there = mine->counts[size_class];
@@ -513,7 +515,7 @@ void allocator::free_run(page_run run) noexcept {
     std::scoped_lock const lock{pages_mutex_};
     auto const last = run.first + run.count - 1;
     if (last >= books_.page_count() || books_.is_free(run.first) || books_.is_free(last)) {
-      misuse(options_.origin + run.first * page_bytes, run.count * page_bytes, page_bytes,
+      misuse(options_.origin + (run.first * page_bytes), run.count * page_bytes, page_bytes,
              "no object of so many pages is allocated there");
     }
   }
@@ -588,7 +590,7 @@ namespace {
 constexpr auto words_per_chunk = chunk_pages * words_per_page;
 
 void mark_free(chunk_state& state, std::size_t chunk, books::bit block) {
-  state.free_blocks[block.word - chunk * words_per_chunk] |= block.mask;
+  state.free_blocks[block.word - (chunk * words_per_chunk)] |= block.mask;
 }
 
 } // namespace
@@ -598,7 +600,7 @@ auto allocator::blocks_in_magazines() const -> std::vector<books::bit> {
   std::vector<books::bit> blocks;
   registry::for_magazines(const_cast<allocator&>(*this), [&](magazines& each) {
     for (unsigned c = 0; c < class_count; ++c) {
-      auto const begin = each.slots.begin() + magazine_begins[c];
+      auto* const begin = each.slots.data() + magazine_begins[c];
       std::ranges::transform(begin, begin + each.counts[c].load(std::memory_order_relaxed), std::back_inserter(blocks),
                              [&](std::size_t offset) { return books_.bit_of(offset); });
     }
@@ -626,7 +628,7 @@ auto allocator::plain_state_of(std::size_t chunk) const -> chunk_state {
     }
     if (entry.kind != page_kind::plain) {
       for (std::size_t word = i * words_per_page; word < (i + 1) * words_per_page; ++word) {
-        state.free_blocks[word] = books_.block_word(chunk * words_per_chunk + word);
+        state.free_blocks[word] = books_.block_word((chunk * words_per_chunk) + word);
       }
     }
   }
@@ -679,7 +681,7 @@ auto allocator::import(std::function<chunk_state(std::size_t chunk)> const& read
                         pages.begin() + static_cast<std::ptrdiff_t>(first));
     for (std::size_t i = 0; i < there * words_per_page; ++i) {
       auto const in_slab = state.pages[i / words_per_page] >= chunk_state::slab_inside;
-      books_.block_word(chunk * words_per_chunk + i) = in_slab ? state.free_blocks[i] : 0;
+      books_.block_word((chunk * words_per_chunk) + i) = in_slab ? state.free_blocks[i] : 0;
     }
   }
   for (std::size_t at = 0; at < count;) {

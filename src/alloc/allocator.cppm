@@ -38,6 +38,7 @@ struct options {
   // Whether every deallocation is looked at.
   bool checked = debug_build;
   // For errors.
+  // NOLINTNEXTLINE(readability-redundant-member-init): so that an initializer may leave it out
   std::string path = {};
 };
 

@@ -106,7 +106,7 @@ void books::sum_up(std::size_t first_group, std::size_t last_group) noexcept {
       std::size_t at_end = 0;
       auto const children = child_count(level, index);
       for (std::size_t i = 0; i < children; ++i) {
-        auto const& child = node(level - 1, index * fanout + i);
+        auto const& child = node(level - 1, (index * fanout) + i);
         longest = std::max({longest, at_end + child.at_start, child.longest});
         at_start += at_start == i * full ? child.at_start : 0;
         at_end = child.at_start == full ? at_end + full : child.at_end;
@@ -131,7 +131,7 @@ auto books::find_run(std::size_t count) const noexcept -> std::size_t {
     while (true) {
       auto const& sum = node(level - 1, child);
       if (before + sum.at_start >= count) {
-        return child * full - before;
+        return (child * full) - before;
       }
       if (sum.longest >= count) {
         break;
@@ -145,7 +145,7 @@ auto books::find_run(std::size_t count) const noexcept -> std::size_t {
   while (run.count < count) {
     run = next_ones(groups()[index].free_pages, run.first + run.count);
   }
-  return index * group_pages + run.first;
+  return (index * group_pages) + run.first;
 }
 
 void books::set_room(std::size_t slab, unsigned size_class, bool room) noexcept {
@@ -195,7 +195,7 @@ auto books::find_slab(unsigned size_class) const noexcept -> std::size_t {
       ++index;
     }
   }
-  return index * group_pages + next_ones(groups()[index].slabs_with_room[size_class], 0).first;
+  return (index * group_pages) + next_ones(groups()[index].slabs_with_room[size_class], 0).first;
 }
 
 // --- Pages ------------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ auto books::free_word(std::size_t word, bool only_backed) const noexcept -> std:
 template <class Do>
 void books::for_bits(page_run run, Do change) noexcept {
   for (auto at = run.first; at < run.first + run.count;) {
-    auto const in_word = std::min(word_bits - at % word_bits, run.first + run.count - at);
+    auto const in_word = std::min(word_bits - (at % word_bits), run.first + run.count - at);
     auto const ones = in_word == word_bits ? ~std::uint64_t{0} : (std::uint64_t{1} << in_word) - 1;
     change(groups()[at / group_pages], at % group_pages / word_bits, ones << (at % word_bits));
     at += in_word;
@@ -261,7 +261,7 @@ auto books::take(page_run run) noexcept -> page_run {
   for_bits(run, [&](group& of, std::size_t word, std::uint64_t bits) {
     of.free_pages[word] &= ~bits;
     if (auto const bare = of.bare_pages[word] & bits; bare != 0) {
-      auto const begin = static_cast<std::size_t>(&of - groups()) * group_pages + word * word_bits;
+      auto const begin = (static_cast<std::size_t>(&of - groups()) * group_pages) + (word * word_bits);
       first = std::min(first, begin + static_cast<std::size_t>(std::countr_zero(bare)));
       end = begin + static_cast<std::size_t>(std::bit_width(bare));
       of.bare_pages[word] &= ~bits;
@@ -302,7 +302,7 @@ auto books::next_run(std::size_t from, bool only_backed) const noexcept -> page_
 auto books::scan_for_run(std::size_t count, std::size_t unit, std::size_t origin, bool only_backed) const noexcept
     -> std::size_t {
   for (auto run = next_run(0, only_backed); run.count > 0; run = next_run(run.first + run.count, only_backed)) {
-    auto const first = units(run.first + origin, unit) * unit - origin;
+    auto const first = (units(run.first + origin, unit) * unit) - origin;
     if (first + count <= run.first + run.count) {
       return first;
     }
@@ -315,7 +315,7 @@ auto books::scan_for_run(std::size_t count, std::size_t unit, std::size_t origin
 auto books::next_slab(unsigned size_class, std::size_t from) const noexcept -> std::size_t {
   for (auto i = from / group_pages; i < group_count(); ++i, from = i * group_pages) {
     if (auto const run = next_ones(groups()[i].slabs_with_room[size_class], from % group_pages); run.count > 0) {
-      return i * group_pages + run.first;
+      return (i * group_pages) + run.first;
     }
   }
   return nowhere;
@@ -338,7 +338,7 @@ void books::describe_slab(page_run run, unsigned size_class) noexcept {
 
 void books::make_slab(page_run run, unsigned size_class) noexcept {
   for (std::size_t word = 0; word < run.count * words_per_page; ++word) {
-    block_word(run.first * words_per_page + word) = ~std::uint64_t{0};
+    block_word((run.first * words_per_page) + word) = ~std::uint64_t{0};
   }
   adopt_slab(run, size_class);
 }
@@ -349,7 +349,7 @@ void books::adopt_slab(page_run run, unsigned size_class) noexcept {
   auto const blocks = block_count(slab);
   for (std::size_t i = 0; i < run.count * words_per_page; ++i) {
     auto const left = blocks - std::min(blocks, i * word_bits);
-    auto& word = block_word(run.first * words_per_page + i);
+    auto& word = block_word((run.first * words_per_page) + i);
     word &= left >= word_bits ? ~std::uint64_t{0} : (std::uint64_t{1} << left) - 1;
     slab.free_count += static_cast<std::uint32_t>(std::popcount(word));
   }
@@ -364,7 +364,7 @@ void books::unmake_slab(page_run run, unsigned size_class) noexcept {
   for (std::size_t i = 0; i < run.count; ++i) {
     entry(run.first + i) = {};
     for (std::size_t word = 0; word < words_per_page; ++word) {
-      block_word((run.first + i) * words_per_page + word) = 0;
+      block_word(((run.first + i) * words_per_page) + word) = 0;
     }
   }
   mark_dirty(run);
@@ -375,10 +375,10 @@ auto books::take_blocks(std::size_t slab, std::span<std::size_t> out) noexcept -
   std::size_t const size = class_sizes[about.size_class];
   std::size_t taken = 0;
   for (std::size_t index = 0; taken < out.size() && taken < about.free_count; index += word_bits) {
-    auto& word = block_word(slab * words_per_page + index / word_bits);
+    auto& word = block_word((slab * words_per_page) + (index / word_bits));
     auto bits = word;
     for (; bits != 0 && taken < out.size(); bits &= bits - 1) {
-      out[taken++] = slab * page_bytes + (index + static_cast<std::size_t>(std::countr_zero(bits))) * size;
+      out[taken++] = (slab * page_bytes) + ((index + static_cast<std::size_t>(std::countr_zero(bits))) * size);
     }
     word = bits;
   }
@@ -404,13 +404,13 @@ auto books::give_back_block(std::size_t offset, unsigned size_class) noexcept ->
     slab -= at.pages;
   }
   auto& about = entry(slab);
-  auto const inside = offset - slab * page_bytes;
+  auto const inside = offset - (slab * page_bytes);
   auto const index = inside / class_sizes[size_class];
   if (about.kind != page_kind::slab || about.size_class != size_class || index * class_sizes[size_class] != inside ||
       index >= block_count(about)) [[unlikely]] {
     return {.what = verdict::not_a_block, .slab = {}};
   }
-  auto& word = block_word(slab * words_per_page + index / word_bits);
+  auto& word = block_word((slab * words_per_page) + (index / word_bits));
   auto const bit = std::uint64_t{1} << (index % word_bits);
   if ((word & bit) != 0) [[unlikely]] {
     return {.what = verdict::free_already, .slab = {}};
@@ -430,7 +430,7 @@ auto books::bit_of(std::size_t offset) const noexcept -> bit {
     slab -= at.pages;
   }
   auto const index = (offset - slab * page_bytes) / class_sizes[entry(slab).size_class];
-  return {.word = slab * words_per_page + index / word_bits, .mask = std::uint64_t{1} << (index % word_bits)};
+  return {.word = (slab * words_per_page) + (index / word_bits), .mask = std::uint64_t{1} << (index % word_bits)};
 }
 
 // --- All of it --------------------------------------------------------------------------------------------------------
@@ -441,7 +441,7 @@ auto books::take_dirty_chunks() -> std::vector<std::size_t> {
   for (std::size_t i = 0; i < group_count(); ++i) {
     auto bits = std::atomic_ref{groups()[i].dirty_chunks}.exchange(0, std::memory_order_relaxed);
     for (; bits != 0; bits &= bits - 1) {
-      auto const chunk = i * in_group + static_cast<std::size_t>(std::countr_zero(bits));
+      auto const chunk = (i * in_group) + static_cast<std::size_t>(std::countr_zero(bits));
       if (chunk * chunk_pages < page_count()) {
         chunks.push_back(chunk);
       }

@@ -11,6 +11,7 @@ module fmmap.alloc;
 namespace fmmap::alloc {
 
 void misuse(void const* pointer, std::size_t size, std::size_t alignment, char const* what) {
+  // NOLINTNEXTLINE(modernize-use-std-print): libstdc++ 12 has none
   std::fprintf(stderr, "fmmap: deallocate(%p, %zu, %zu): %s\n", pointer, size, alignment, what);
   std::fflush(stderr);
   std::abort();

@@ -15,14 +15,14 @@ export namespace fmmap::alloc {
 
 inline constexpr std::size_t granule = 16;
 inline constexpr std::size_t page_bytes = 4096; // the allocator's own page, whatever the system's
-inline constexpr std::size_t largest_block = 32 * 1024;
+inline constexpr std::size_t largest_block = std::size_t{32} * 1024;
 inline constexpr unsigned class_count = 40;
 inline constexpr std::size_t largest_slab = 16; // pages
 
 constexpr auto class_size(unsigned size_class) noexcept -> std::size_t {
   constexpr unsigned steps = 8; // of 16 bytes
   return size_class < steps ? granule * (size_class + 1)
-                            : std::size_t{5 + (size_class - steps) % 4} << (5 + (size_class - steps) / 4);
+                            : std::size_t{5 + ((size_class - steps) % 4)} << (5 + ((size_class - steps) / 4));
 }
 
 static_assert(class_size(7) == 128 && class_size(8) == 160 && class_size(class_count - 1) == largest_block);
@@ -35,7 +35,7 @@ constexpr auto class_of(std::size_t size) noexcept -> unsigned {
   }
   auto const last = size - 1;
   auto const doubling = static_cast<unsigned>(std::bit_width(last)) - 8;
-  return 8 + doubling * 4 + static_cast<unsigned>((last >> (doubling + 5)) & 3);
+  return 8 + (doubling * 4) + static_cast<unsigned>((last >> (doubling + 5)) & 3);
 }
 
 // The same for blocks at multiples of `alignment`, a power of two; `class_count` when a run of pages it is to be. Slabs begin
@@ -62,7 +62,7 @@ constexpr auto magazine_size(unsigned size_class) noexcept -> unsigned {
 constexpr auto slab_pages(unsigned size_class, std::size_t at_most) noexcept -> std::size_t {
   auto const size = class_size(size_class);
   auto const least = (size + page_bytes - 1) / page_bytes;
-  auto best = std::max(least, at_most / 2 + 1);
+  auto best = std::max(least, (at_most / 2) + 1);
   for (auto pages = best; pages <= at_most; ++pages) {
     if (pages * page_bytes % size * best <= best * page_bytes % size * pages) {
       best = pages;
@@ -101,7 +101,7 @@ inline constexpr auto magazine_begins = [] {
 // The classes of sizes up to 1 KiB, by granules.
 inline constexpr std::size_t tabled_size = 1024;
 inline constexpr auto tabled_classes = [] {
-  std::array<std::uint8_t, tabled_size / granule + 1> table{};
+  std::array<std::uint8_t, (tabled_size / granule) + 1> table{};
   for (std::size_t i = 0; i < table.size(); ++i) {
     table[i] = static_cast<std::uint8_t>(class_of(i * granule));
   }

@@ -9,12 +9,12 @@ module fmmap.pmr;
 import :state;
 
 // The interface of the address sanitizer: there in a program that is built with it, also when fmmap is not.
-// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the names are the sanitizer's
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming): the names are the sanitizer's
 extern "C" {
 [[gnu::weak]] void __asan_poison_memory_region(void const volatile* begin, std::size_t size);
 [[gnu::weak]] void __asan_unpoison_memory_region(void const volatile* begin, std::size_t size);
 }
-// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming)
 
 namespace fmmap {
 
