@@ -6,10 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <expected>
-#include <iostream>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -24,6 +22,7 @@
 #include <unistd.h>
 
 #include "support/process.hpp"
+#include "support/seed.hpp"
 
 import fmmap.core;
 import fmmap.alloc;
@@ -42,17 +41,6 @@ using fmmap::alloc::page_bytes;
 namespace {
 
 constexpr std::size_t mib = std::size_t{1} << 20;
-
-auto seed() -> unsigned {
-  static auto const chosen = [] {
-    auto const* const given = std::getenv("FMMAP_SEED");
-    auto const value =
-        given == nullptr ? std::random_device{}() : static_cast<unsigned>(std::strtoul(given, nullptr, 10));
-    std::cout << "FMMAP_SEED=" << value << std::endl;
-    return value;
-  }();
-  return chosen;
-}
 
 // A space without memory: what an allocator is given to hand out, and what it says of it. An address in it is never used.
 class imaginary_space final : public fmmap::alloc::space {

@@ -5,11 +5,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <expected>
 #include <functional>
-#include <iostream>
 #include <memory>
 #include <random>
 #include <string>
@@ -21,6 +19,7 @@
 
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+#include "support/seed.hpp"
 
 import fmmap.core;
 import fmmap.pmr;
@@ -32,17 +31,6 @@ namespace {
 
 constexpr std::size_t granule = 16;
 constexpr std::size_t reserve = std::size_t{512} << 20;
-
-auto seed() -> unsigned {
-  static auto const chosen = [] {
-    auto const* const given = std::getenv("FMMAP_SEED");
-    auto const value =
-        given == nullptr ? std::random_device{}() : static_cast<unsigned>(std::strtoul(given, nullptr, 10));
-    std::cout << "FMMAP_SEED=" << value << std::endl;
-    return value;
-  }();
-  return chosen;
-}
 
 // Who has each granule of a storage: found out by atomic exchanges, so that two threads that are given the same bytes see it.
 class shadow_map {
