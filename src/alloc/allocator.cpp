@@ -289,7 +289,7 @@ void allocator::give_back(unsigned size_class, std::span<std::size_t const> bloc
   for (auto const offset : blocks) {
     auto const [what, slab] = books_.give_back_block(offset, size_class);
     if (what == books::verdict::not_a_block || what == books::verdict::free_already) [[unlikely]] {
-      misuse(options_.origin + offset, class_size(size_class), granule,
+      misuse(at(offset), class_size(size_class), granule,
              what == books::verdict::free_already ? "deallocated twice, as of this block of its size class"
                                                   : "no block of this size class begins there");
     }
@@ -475,7 +475,7 @@ auto allocator::grow_for(std::size_t pages, std::size_t unit, std::size_t origin
 // --- Deallocating -----------------------------------------------------------------------------------------------------
 
 void allocator::check_deallocated(std::size_t offset, std::size_t size, std::size_t alignment) {
-  live_->remove(offset, {.size = size, .alignment = alignment}, options_.origin + offset);
+  live_->remove(offset, {.size = size, .alignment = alignment}, at(offset));
 }
 
 void allocator::deallocate_slowly(std::size_t offset, std::size_t size, std::size_t alignment,
@@ -484,12 +484,12 @@ void allocator::deallocate_slowly(std::size_t offset, std::size_t size, std::siz
     return;
   }
   if (offset >= limit_ || size > limit_ - offset) {
-    misuse(options_.origin + offset, size, alignment, "no object of this resource lies there");
+    misuse(at(offset), size, alignment, "no object of this resource lies there");
   }
   if (size_class == class_count) {
     auto const pages = std::max<std::size_t>((size + page_bytes - 1) / page_bytes, 1);
     if (offset % page_bytes != 0) {
-      misuse(options_.origin + offset, size, alignment, "no object of this size begins there");
+      misuse(at(offset), size, alignment, "no object of this size begins there");
     }
     free_run({.first = offset / page_bytes, .count = pages});
     return;
@@ -515,7 +515,7 @@ void allocator::free_run(page_run run) noexcept {
     std::scoped_lock const lock{pages_mutex_};
     auto const last = run.first + run.count - 1;
     if (last >= books_.page_count() || books_.is_free(run.first) || books_.is_free(last)) {
-      misuse(options_.origin + (run.first * page_bytes), run.count * page_bytes, page_bytes,
+      misuse(at(run.first * page_bytes), run.count * page_bytes, page_bytes,
              "no object of so many pages is allocated there");
     }
   }

@@ -179,6 +179,12 @@ private:
   void unlock_all() noexcept;
   void go_on_in_child() noexcept;
 
+  // For messages: where a program says an object is may be anywhere.
+  [[nodiscard]] inline auto at(std::size_t offset) const noexcept -> void const* {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): it is only printed
+    return reinterpret_cast<void const*>(reinterpret_cast<std::uintptr_t>(options_.origin) + offset);
+  }
+
   [[nodiscard, gnu::cold]] auto fail(errc code, std::size_t size, std::string_view hint = {}) const
       -> std::unexpected<error>;
 
