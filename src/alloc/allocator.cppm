@@ -181,7 +181,6 @@ private:
 
   // For messages: where a program says an object is may be anywhere.
   [[nodiscard]] inline auto at(std::size_t offset) const noexcept -> void const* {
-    // NOLINTNEXTLINE(performance-no-int-to-ptr): it is only printed
     return reinterpret_cast<void const*>(reinterpret_cast<std::uintptr_t>(options_.origin) + offset);
   }
 
