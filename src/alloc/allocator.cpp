@@ -329,12 +329,12 @@ auto allocator::allocate_slowly(std::size_t size, std::size_t alignment, unsigne
   if (size_class < class_count) {
     return allocate_block(size_class);
   }
-  auto const pages = (size + page_bytes - 1) / page_bytes;
-  auto first = allocate_run(std::max<std::size_t>(pages, 1), alignment);
+  auto const pages = std::max<std::size_t>((size + page_bytes - 1) / page_bytes, 1);
+  auto first = allocate_run(pages, alignment);
   if (!first && is_want_of_space(first.error())) {
     flush_magazines();
     release_empty_slabs();
-    first = allocate_run(std::max<std::size_t>(pages, 1), alignment);
+    first = allocate_run(pages, alignment);
   }
   return first;
 }
@@ -407,7 +407,7 @@ auto allocator::take_run(std::size_t pages, std::size_t alignment) -> result<pag
   auto const origin = reinterpret_cast<std::uintptr_t>(options_.origin) / page_bytes % unit;
   auto const padded = pages + unit - 1;
   auto const find = [&]() -> std::size_t {
-    if (auto const roomy = padded <= books_.page_count() ? books_.find_run(padded) : nowhere; roomy != nowhere) {
+    if (auto const roomy = books_.find_run(padded); roomy != nowhere) {
       return ((roomy + origin + unit - 1) / unit * unit) - origin;
     }
     return unit == 1 ? nowhere : books_.scan_for_run(pages, unit, origin, false);

@@ -115,9 +115,4 @@ inline auto find_class(std::size_t size, std::size_t alignment) noexcept -> unsi
   return class_of(size, alignment);
 }
 
-// Which block of its slab lies `offset` bytes into it: a division by the class's size.
-constexpr auto block_index(unsigned size_class, std::size_t offset) noexcept -> std::size_t {
-  return offset / class_size(size_class);
-}
-
 } // namespace fmmap::alloc
