@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT OR Apache-2.0
 #
-# Builds and runs the tests with the coverage preset and prints which lines of modules/ and src/ they reach.
+# Builds and runs the tests with the coverage preset, which has the sanitizers of asan-ubsan too, so that one build does for
+# both, and prints which lines of modules/ and src/ the tests reach.
 #
 #   tools/coverage.sh [--floor N]
 #
