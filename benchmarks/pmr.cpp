@@ -19,6 +19,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -233,6 +234,7 @@ private:
 template <class Resource>
 void churn_alone(benchmark::State& state) {
   try {
+    bench::peak_memory const memory;
     Resource resource;
     auto const work = std::make_unique<churn>(*resource.get(), 1);
     for (int i = 0; i < 100'000; ++i) {
@@ -240,6 +242,10 @@ void churn_alone(benchmark::State& state) {
     }
     for (auto _ : state) {
       work->step();
+    }
+    memory.tell(state);
+    if constexpr (std::is_same_v<Resource, mimalloc>) {
+      state.counters["mi_version"] = mimalloc_library::get().version();
     }
   } catch (std::runtime_error const& why) {
     state.SkipWithError(why.what());
@@ -306,6 +312,15 @@ struct std_map_in_a_file {
   std::pmr::map<std::uint64_t, std::uint64_t> map{file.get()};
 };
 
+// The nodes one after the other in pages of 2 MiB, and nothing spent on allocating: what the map itself takes.
+struct std_map_in_a_buffer {
+  fmmap::mapping memory =
+      fmmap::or_throw(fmmap::mapping::anonymous(128 * mib, {.page_size = fmmap::page_size::prefer_huge}));
+  std::pmr::monotonic_buffer_resource buffer{memory.writable_bytes().data(), memory.size(),
+                                             std::pmr::null_memory_resource()};
+  std::pmr::map<std::uint64_t, std::uint64_t> map{&buffer};
+};
+
 struct interprocess_map {
   using entry = std::pair<std::uint64_t const, std::uint64_t>;
   using allocator = ip::allocator<entry, ip::managed_mapped_file::segment_manager>;
@@ -324,10 +339,12 @@ void fill(Map& map) {
 template <class Map>
 void map_insert(benchmark::State& state) {
   for (auto _ : state) {
+    bench::peak_memory const memory;
     Map map;
     bench::stopwatch time{state};
     fill(map);
     time.stop();
+    memory.tell(state);
   }
 }
 
@@ -474,9 +491,17 @@ void add_rows() {
   add_row("pmr.churn_interprocess", pace::fast,
           {{"ours", churn_alone<in_a_file>}, {"peer", churn_alone<interprocess>}});
   add_row("pmr.map_insert", pace::slow,
-          {{"ours", map_insert<std_map_in_a_file>}, {"peer", map_insert<interprocess_map>}});
-  add_row("pmr.map_find", pace::slow, {{"ours", map_find<std_map_in_a_file>}, {"peer", map_find<interprocess_map>}});
-  add_row("pmr.map_walk", pace::slow, {{"ours", map_walk<std_map_in_a_file>}, {"peer", map_walk<interprocess_map>}});
+          {{"ours", map_insert<std_map_in_a_file>},
+           {"peer", map_insert<interprocess_map>},
+           {"monotonic_buffer_resource", map_insert<std_map_in_a_buffer>}});
+  add_row("pmr.map_find", pace::slow,
+          {{"ours", map_find<std_map_in_a_file>},
+           {"peer", map_find<interprocess_map>},
+           {"monotonic_buffer_resource", map_find<std_map_in_a_buffer>}});
+  add_row("pmr.map_walk", pace::slow,
+          {{"ours", map_walk<std_map_in_a_file>},
+           {"peer", map_walk<interprocess_map>},
+           {"monotonic_buffer_resource", map_walk<std_map_in_a_buffer>}});
   add_row("pmr.overhead", pace::slow, {{"ours", overhead<false, true>}, {"peer", overhead<false, false>}});
   add_row("pmr.overhead_peak", pace::slow, {{"ours", overhead<true, true>}, {"peer", overhead<true, false>}});
 }

@@ -6,6 +6,10 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include <fcntl.h>
@@ -125,5 +129,26 @@ void settle() {
 stopwatch::stopwatch(benchmark::State& state) : state_{&state}, start_{now()} {}
 
 void stopwatch::stop() { state_->SetIterationTime(static_cast<double>(now() - start_) / 1e9); }
+
+namespace {
+
+// Of /proc/self/status, in MiB.
+auto status_of_process(std::string_view name) -> double {
+  std::ifstream status{"/proc/self/status"};
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(name)) {
+      return std::stod(line.substr(name.size() + 1)) / 1024;
+    }
+  }
+  throw std::runtime_error{"/proc/self/status has no " + std::string{name}};
+}
+
+} // namespace
+
+peak_memory::peak_memory() : before_{status_of_process("VmRSS")} { std::ofstream{"/proc/self/clear_refs"} << "5\n"; }
+
+void peak_memory::tell(benchmark::State& state) const {
+  state.counters["peak_rss_mib"] = status_of_process("VmHWM") - before_;
+}
 
 } // namespace bench

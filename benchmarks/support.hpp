@@ -73,4 +73,15 @@ private:
   std::int64_t start_;
 };
 
+// Tells beside the time how much more memory than at its construction the process held at most, pages of files it maps
+// included.
+class peak_memory {
+public:
+  peak_memory();
+  void tell(benchmark::State& state) const;
+
+private:
+  double before_;
+};
+
 } // namespace bench
