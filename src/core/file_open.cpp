@@ -164,18 +164,18 @@ auto sync_parent(os::descriptor directory, std::string_view path, os::descriptor
 
 auto open_path(os::descriptor directory, std::string const& path, open_options const& options, bool exclusive)
     -> result<opened_file> {
-  if (has_nul(path)) {
+  if (has_nul(path)) [[unlikely]] {
     return refuse_nul("open", path);
   }
   auto const writes = options.access == access::read_write || exclusive;
-  if (options.create && !writes) {
+  if (options.create && !writes) [[unlikely]] {
     return failure(errc::invalid_options, "open", path, {}, "creating a file needs access::read_write");
   }
   auto const flags = os::open_flags{
       .write = writes, .no_symlinks = options.symlinks == symlinks::refuse_all, .beneath = options.beneath};
   auto state = open_file::make(path);
   auto opened = open_or_create(directory, path.c_str(), flags, options, exclusive);
-  if (!opened) {
+  if (!opened) [[unlikely]] {
     return describe_open_failure(opened.error(), path, options);
   }
   rollback undo{[&] {
@@ -184,10 +184,10 @@ auto open_path(os::descriptor directory, std::string const& path, open_options c
     }
   }};
   auto const status = os::status(opened->descriptor.get());
-  if (!status) {
+  if (!status) [[unlikely]] {
     return failure(status.error(), "open", path);
   }
-  if (status->type != os::file_type::regular) {
+  if (status->type != os::file_type::regular) [[unlikely]] {
     if (!options.any_type) {
       return failure(errc::not_a_regular_file, "open", path);
     }

@@ -17,19 +17,24 @@ import fmmap.os;
 
 namespace fmmap {
 
-auto mapped_file::open_mapped(std::filesystem::path const& path, read_options const& options, bool executable)
+[[gnu::always_inline]] inline auto mapped_file::open_mapped(std::filesystem::path const& path,
+                                                            read_options const& options, bool executable)
     -> result<mapped_file> {
+  result<mapped_file> made; // filled in place and returned from everywhere, so that it never moves
   auto opened = open_path(os::working_directory, path.native(), {.symlinks = options.symlinks}, false);
-  if (!opened) {
-    return std::unexpected(std::move(opened).error());
+  if (!opened) [[unlikely]] {
+    made = std::unexpected(std::move(opened).error());
+    return made;
   }
-  auto mapped = handle_access::map(
-      opened->state, opened->size,
+  auto mapped = handle_access::map_into(
+      made->mapping_, opened->state, opened->size,
       {.executable = executable, .range = options.range, .populate = options.populate, .page_size = options.page_size});
-  if (!mapped) {
-    return std::unexpected(std::move(mapped).error());
+  if (!mapped) [[unlikely]] {
+    made = std::unexpected(std::move(mapped).error());
+    return made;
   }
-  return mapped_file{handle_access::wrap(std::move(opened->state)), std::move(*mapped)};
+  made->file_ = handle_access::wrap(std::move(opened->state));
+  return made;
 }
 
 auto mapped_file::open(std::filesystem::path const& path, read_options options) -> result<mapped_file> {

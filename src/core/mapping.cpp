@@ -91,7 +91,8 @@ auto map_over(std::byte* base, placement const& wanted) -> os::outcome<void> {
   return map_part(counted, wanted.reserved);
 }
 
-auto map_into_reservation(region& into, placement const& wanted) -> os::outcome<void> {
+// `wanted` by value: what `place` has in registers stays there when nothing is reserved.
+auto map_into_reservation(region& into, placement wanted) -> os::outcome<void> {
   auto nothing = reserve_flags(wanted.flags);
   nothing.exactly = wanted.address != nullptr;
   auto const alignment = std::max(huge_unit, into.unit());
@@ -125,15 +126,22 @@ auto map_into_reservation(region& into, placement const& wanted) -> os::outcome<
   auto flags = wanted.flags;
   flags.exactly = wanted.address != nullptr;
   auto const placed = os::map(wanted.address, wanted.length, wanted.access, flags, wanted.file, wanted.file_offset);
-  if (!placed) {
+  if (!placed) [[unlikely]] {
     return std::unexpected(placed.error());
   }
-  if (wanted.address != nullptr && *placed != wanted.address) {
+  if (wanted.address != nullptr && *placed != wanted.address) [[unlikely]] {
     drop_failure(os::unmap(*placed, wanted.length), "unmap");
     return std::unexpected(EEXIST);
   }
   into.attach(*placed, wanted.length);
   return {};
+}
+
+// Before Linux 6.7, a file sealed against writing is not mapped as shared; nobody can tell the difference.
+[[gnu::cold]] auto place_as_private(counted<region>& into, placement wanted) -> os::outcome<void> {
+  wanted.flags.shared = false;
+  into = region::make(into->unit(), wanted.flags);
+  return place(*into, wanted);
 }
 
 // Whole units for `bytes` and `reserve`; empty when they do not fit into the address space.
@@ -226,7 +234,7 @@ auto check_access(open_file const& from, map_options const& options) -> result<v
 
 // The size of the pages that the mapping will have.
 auto page_unit(open_file const& from, map_options const& options) -> result<std::size_t> {
-  if (options.page_size != page_size::require_huge) {
+  if (options.page_size != page_size::require_huge) [[likely]] {
     return os::page_size();
   }
   auto const huge = os::is_huge_page_file(from.descriptor());
@@ -247,33 +255,40 @@ auto page_unit(open_file const& from, map_options const& options) -> result<std:
 
 auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_options const& options)
     -> result<mapping> {
+  result<mapping> mapped;
+  if (auto done = map_into(*mapped, std::move(from), file_size, options); !done) {
+    mapped = std::unexpected(std::move(done).error());
+  }
+  return mapped;
+}
+
+auto handle_access::map_into(mapping& made, counted<open_file> from, std::uint64_t file_size,
+                             map_options const& options) -> result<void> {
   auto const bytes = resolve(options.range, file_size);
-  if (!bytes) {
+  if (!bytes) [[unlikely]] {
     return from->fail(errc::out_of_range, "map", options.range,
                       "the file is " + std::to_string(file_size) + " bytes long");
   }
-  if (auto const allowed = check_access(*from, options); !allowed) {
+  if (auto const allowed = check_access(*from, options); !allowed) [[unlikely]] {
     return std::unexpected(allowed.error());
   }
   auto const unit_found = page_unit(*from, options);
-  if (!unit_found) {
+  if (!unit_found) [[unlikely]] {
     return std::unexpected(unit_found.error());
   }
   auto const unit = *unit_found;
   auto const delta = static_cast<std::size_t>(bytes->begin - os::round_down(bytes->begin, unit));
   auto const extent =
       measure(delta + bytes->length(), options.reserve > 0 ? std::uint64_t{delta} + options.reserve : 0, unit);
-  if (!extent || !os::checked_add(options.reserve, delta)) {
+  if (!extent || !os::checked_add(options.reserve, delta)) [[unlikely]] {
     return from->fail(ENOMEM, "map", options.range, "it does not fit into the address space");
   }
-  if (options.address != nullptr &&
-      (address_of(options.address) <= delta || ((address_of(options.address) - delta) & (unit - 1)) != 0)) {
+  if (options.address != nullptr && (address_of(options.address) <= delta ||
+                                     ((address_of(options.address) - delta) & (unit - 1)) != 0)) [[unlikely]] {
     return from->fail(errc::invalid_options, "map", options.range,
                       "the address must lie in its page where the range starts in one of the file");
   }
 
-  result<mapping> outcome; // filled in place: a mapping is too large to move for nothing
-  auto& made = *outcome;
   made.file_ = std::move(from);
   made.offset_ = bytes->begin;
   made.access_ = options.access;
@@ -282,9 +297,9 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
   made.open_ = true;
   made.pages_ = options.page_size;
   if (bytes->empty() && options.reserve == 0) {
-    return outcome;
+    return {};
   }
-  placement wanted{
+  placement const wanted{
       .file_offset = bytes->begin - delta,
       .length = extent->first,
       .reserved = extent->second,
@@ -295,13 +310,10 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
   };
   made.region_ = region::make(unit, wanted.flags);
   auto placed = place(*made.region_, wanted);
-  if (!placed && placed.error() == EPERM && made.file_->in_memory && options.access == access::read_only) {
-    // Before Linux 6.7, a file sealed against writing is not mapped as shared; nobody can tell the difference.
-    wanted.flags.shared = false;
-    made.region_ = region::make(unit, wanted.flags);
-    placed = place(*made.region_, wanted);
+  if (!placed && placed.error() == EPERM && made.file_->in_memory && options.access == access::read_only) [[unlikely]] {
+    placed = place_as_private(made.region_, wanted);
   }
-  if (!placed) {
+  if (!placed) [[unlikely]] {
     if (placed.error() == EEXIST) {
       return made.file_->fail(errc::address_in_use, "map", options.range);
     }
@@ -318,7 +330,7 @@ auto handle_access::map(counted<open_file> from, std::uint64_t file_size, map_op
       return made.file_->fail(done.error(), "populate", options.range);
     }
   }
-  return outcome;
+  return {};
 }
 
 auto check_mappable(open_file const& from, byte_range range) -> result<void> {

@@ -53,16 +53,6 @@ auto first_error(result<void> first, result<void> second) -> result<void> {
   return first;
 }
 
-auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval> {
-  if (range.length == to_end) {
-    return range.offset <= size ? std::optional{os::interval{.begin = range.offset, .end = size}} : std::nullopt;
-  }
-  if (!os::fits(range.offset, range.length, size)) {
-    return std::nullopt;
-  }
-  return os::interval{.begin = range.offset, .end = range.offset + range.length};
-}
-
 namespace {
 
 // The last owner need not count: nobody else is there to make another.
@@ -158,7 +148,6 @@ struct open_file::sync_history {
 
 void open_file::forget::operator()(sync_history* syncs) const noexcept { delete syncs; }
 
-open_file::open_file(std::string_view path) noexcept : path{path} {}
 [[gnu::always_inline]] inline open_file::~open_file() {
   if (auto const open = descriptor_.release(); open != os::no_descriptor) {
     drop_failure(os::close(open), "close", path);

@@ -66,7 +66,15 @@ inline void drop_failure(os::outcome<void> const& done, std::string_view operati
 [[nodiscard]] auto first_error(result<void> first, result<void> second) -> result<void>;
 
 // The bytes that `range` names in something `size` bytes long; empty when it reaches outside.
-[[nodiscard]] auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval>;
+[[nodiscard]] inline auto resolve(byte_range range, std::uint64_t size) noexcept -> std::optional<os::interval> {
+  if (range.length == to_end) {
+    return range.offset <= size ? std::optional{os::interval{.begin = range.offset, .end = size}} : std::nullopt;
+  }
+  if (!os::fits(range.offset, range.length, size)) {
+    return std::nullopt;
+  }
+  return os::interval{.begin = range.offset, .end = range.offset + range.length};
+}
 
 inline constexpr os::interval everything{.begin = 0, .end = UINT64_MAX};
 
@@ -176,7 +184,7 @@ private:
   friend void release(open_file* object) noexcept;
   friend auto is_shared(open_file const& object) noexcept -> bool;
 
-  explicit open_file(std::string_view path) noexcept;
+  inline explicit open_file(std::string_view path) noexcept : path{path} {}
   class sync_in_progress;
   struct sync_history;
   struct forget { // out of line: most files go without having been synced
@@ -283,6 +291,11 @@ public:
 
   // Maps a file whose size the caller has just asked for.
   static auto map(counted<open_file> from, std::uint64_t file_size, map_options const& options) -> result<mapping>;
+
+  // The same into `made`, a mapping of nothing that lies where it is to stay: one is too large to move for nothing. What
+  // fails leaves it half made, to be destroyed.
+  static auto map_into(mapping& made, counted<open_file> from, std::uint64_t file_size, map_options const& options)
+      -> result<void>;
 
   // Of the file that is mapped.
   inline static auto path(mapping const& of) noexcept -> std::string_view { return of.file_->path; }

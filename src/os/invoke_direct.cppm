@@ -16,7 +16,8 @@ export namespace fmmap::os {
 
 // Makes the system call `real`, which reports failure as -1 and errno. What it is about is for the table of the tests.
 template <std::invocable Call>
-auto invoke(call, Call real, subject = {}) noexcept -> outcome<std::invoke_result_t<Call&>> {
+[[gnu::always_inline]] inline auto invoke(call, Call real, subject = {}) noexcept
+    -> outcome<std::invoke_result_t<Call&>> {
   auto const value = real();
   if (value == -1) [[unlikely]] {
     return std::unexpected(errno);

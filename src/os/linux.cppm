@@ -74,9 +74,10 @@ inline auto too_large(std::uint64_t offset) noexcept -> bool {
 }
 
 inline auto type_of(mode_t mode) noexcept -> file_type {
-  switch (mode & S_IFMT) {
-  case S_IFREG:
+  if (S_ISREG(mode)) [[likely]] { // not by the switch, whose jump is guessed wrong after a system call
     return file_type::regular;
+  }
+  switch (mode & S_IFMT) {
   case S_IFDIR:
     return file_type::directory;
   case S_IFLNK:
@@ -482,7 +483,7 @@ inline auto add_seals(descriptor file, unsigned seals) noexcept -> outcome<void>
   bits |= flags.huge ? MAP_HUGETLB | MAP_HUGE_2MB : 0; // not the machine's default size
   bits |= flags.replace ? MAP_FIXED : 0;
   bits |= flags.exactly ? MAP_FIXED_NOREPLACE : 0;
-  auto const placed = invoke(call::mmap, [&] { // MAP_FAILED is the address -1
+  auto const placed = invoke(call::mmap, [&] [[gnu::always_inline]] { // MAP_FAILED is the address -1
     return reinterpret_cast<std::intptr_t>(
         ::mmap(address, length, protection_of(access), bits, file, static_cast<off_t>(offset)));
   });
