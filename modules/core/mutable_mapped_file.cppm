@@ -221,7 +221,8 @@ public:
   /// Makes the file longer by `bytes` and returns where they begin.
   ///
   /// Space is allocated ahead, the more the longer the file, without making the file longer than what is in it: who is
-  /// killed leaves no tail. `close` gives back what is not used.
+  /// killed leaves no tail, and of the append under way all, nothing, or what comes before a border of pages. `close`
+  /// gives back what is not used.
   ///
   /// Errors: as `resize`; file and mapping are then as before.
   /// Invalidates: every span when the reservation is exceeded.
