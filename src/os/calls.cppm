@@ -4,6 +4,7 @@ module;
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <expected>
 #include <string_view>
 
@@ -45,6 +46,7 @@ enum class call : unsigned char {
   read,
   pread,
   pwrite,
+  pwritev2,
   fsync,
   fdatasync,
   syncfs,
@@ -79,61 +81,22 @@ enum class call : unsigned char {
   sched_yield,
 };
 
-inline constexpr std::array<std::string_view, 49> call_names{
-    "openat",
-    "openat2",
-    "close",
-    "fstat",
-    "fstatat",
-    "fstatfs",
-    "fcntl",
-    "ioctl",
-    "ftruncate",
-    "fchmod",
-    "fchown",
-    "fallocate",
-    "lseek",
-    "copy_file_range",
-    "read",
-    "pread",
-    "pwrite",
-    "fsync",
-    "fdatasync",
-    "syncfs",
-    "sync_file_range",
-    "readlinkat",
-    "linkat",
-    "renameat",
-    "renameat2",
-    "unlinkat",
-    "flock",
-    "memfd_create",
-    "mmap",
-    "mremap",
-    "munmap",
-    "mprotect",
-    "madvise",
-    "msync",
-    "mincore",
-    "mlock",
-    "munlock",
-    "getrlimit",
-    "cachestat",
-    "poll",
-    "sigaction",
-    "statx",
-    "getdents64",
-    "timer_create",
-    "timer_settime",
-    "timer_delete",
-    "pthread_sigmask",
-    "clock_nanosleep",
-    "sched_yield",
+inline constexpr std::array<std::string_view, 50> call_names{
+    "openat",          "openat2",         "close",        "fstat",           "fstatat",      "fstatfs",
+    "fcntl",           "ioctl",           "ftruncate",    "fchmod",          "fchown",       "fallocate",
+    "lseek",           "copy_file_range", "read",         "pread",           "pwrite",       "pwritev2",
+    "fsync",           "fdatasync",       "syncfs",       "sync_file_range", "readlinkat",   "linkat",
+    "renameat",        "renameat2",       "unlinkat",     "flock",           "memfd_create", "mmap",
+    "mremap",          "munmap",          "mprotect",     "madvise",         "msync",        "mincore",
+    "mlock",           "munlock",         "getrlimit",    "cachestat",       "poll",         "sigaction",
+    "statx",           "getdents64",      "timer_create", "timer_settime",   "timer_delete", "pthread_sigmask",
+    "clock_nanosleep", "sched_yield",
 };
 
-// What a call makes durable: a file, or a range of memory.
+// What a call makes durable: a file, a part of it, or a range of memory.
 struct subject {
   int descriptor = -1;
+  std::uint64_t offset = 0;
   void const* address = nullptr;
   std::size_t length = 0; // bytes
 };

@@ -27,7 +27,7 @@ template <std::invocable Call>
 
 // The same for a call that transfers up to `length` bytes and may transfer fewer.
 template <std::invocable<std::size_t> Call>
-auto invoke_transfer(call which, std::size_t length, Call real) noexcept -> outcome<std::size_t> {
+auto invoke_transfer(call which, std::size_t length, Call real, subject = {}) noexcept -> outcome<std::size_t> {
   return invoke(which, [&] { return real(length); });
 }
 

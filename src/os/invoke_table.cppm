@@ -167,12 +167,13 @@ auto invoke(call which, Call real, subject about = {}) noexcept -> outcome<std::
 }
 
 template <std::invocable<std::size_t> Call>
-auto invoke_transfer(call which, std::size_t length, Call real) noexcept -> outcome<std::size_t> {
+auto invoke_transfer(call which, std::size_t length, Call real, subject about = {}) noexcept -> outcome<std::size_t> {
   auto allowed = length;
   if (seam::is_armed.load(std::memory_order_relaxed)) [[unlikely]] {
     allowed = std::min(length, seam::longest_transfer(which));
   }
-  return invoke(which, [&] { return real(allowed); });
+  about.length = allowed;
+  return invoke(which, [&] { return real(allowed); }, about);
 }
 
 } // namespace fmmap::os

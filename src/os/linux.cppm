@@ -28,6 +28,7 @@ module;
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -359,6 +360,17 @@ inline auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte 
   return invoke_transfer(call::pwrite, bytes.size(), [&](std::size_t allowed) {
     return ::pwrite(file, bytes.data(), allowed, static_cast<off_t>(offset));
   });
+}
+
+// The same, and what was written is durable when it returns, with the size where that has grown.
+inline auto write_durably_at(descriptor file, std::uint64_t offset, std::span<std::byte const> bytes) noexcept
+    -> outcome<std::size_t> {
+  return invoke_transfer(call::pwritev2, bytes.size(),
+                         [&](std::size_t allowed) {
+                           iovec const part{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = allowed};
+                           return ::pwritev2(file, &part, 1, static_cast<off_t>(offset), RWF_DSYNC);
+                         },
+                         {.descriptor = file, .offset = offset, .length = bytes.size()});
 }
 
 inline auto sync(descriptor file) noexcept -> outcome<void> {

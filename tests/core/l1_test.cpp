@@ -124,6 +124,16 @@ BOOST_AUTO_TEST_CASE(stores_through_a_mapping_are_seen_and_msync_covers_its_rang
   BOOST_TEST((found == contents{a + b, b + b}));
 }
 
+BOOST_AUTO_TEST_CASE(a_durable_write_covers_what_it_writes_only) {
+  auto const found = contents_after(a + a, [](crash::trial& t) {
+    auto const file = open_data(t);
+    put(file, page, c);
+    BOOST_TEST(os::write_durably_at(file, 0, bytes_of(b)).value() == page);
+    BOOST_TEST(os::close(file).has_value());
+  });
+  BOOST_TEST((found == contents{b + a, b + c}));
+}
+
 BOOST_AUTO_TEST_CASE(sync_file_range_makes_nothing_durable) {
   auto const found = contents_after(a, [](crash::trial& t) {
     auto const file = open_data(t);

@@ -118,7 +118,9 @@ private:
       auto const surely = pages[below(pages.size())];
       for (auto const d : pages) {
         if (d == surely || below(2) == 0) {
-          mixed[d] = {.other = below(of_.count(d)), .sectors = static_cast<unsigned>(1 + below(all_sectors))};
+          mixed[d] = {.other = below(of_.count(d)),
+                      .sectors = static_cast<unsigned>(1 + below(all_sectors)),
+                      .split = below(2) == 0 ? 1 + below(sector_size) : sector_size};
         }
       }
       check(chosen, mixed);

@@ -13,7 +13,7 @@ module;
 //
 // 1. A page is durable when a successful fsync, fdatasync or msync(MS_SYNC) that was entered after the store has covered
 //    it. Otherwise it has any version since its last durable one, each page independently, or a mixture of two of them in
-//    sectors of 512 bytes. sync_file_range, madvise, munmap and close make nothing durable.
+//    sectors of 512 bytes, one of which may be torn itself. sync_file_range, madvise, munmap and close make nothing durable.
 // 2. A size is a matter of its own: a file may have a new size without the new bytes, which are zeros then. One that grows
 //    may be found at any page border between. fsync and fdatasync make the size durable, msync as far as its range reaches
 //    (msync(2) of Linux is vfs_fsync_range with datasync). What shrinking has cut off stays cut off when a later size is

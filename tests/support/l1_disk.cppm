@@ -203,10 +203,11 @@ class histories {
 public:
   using choice = std::vector<std::size_t>;
 
-  // Mixes two versions of a page: bit i of `sectors` takes sector i from `other`.
+  // Mixes two versions of a page: bit i of `sectors` takes sector i from `other`, of the first one the first `split` bytes.
   struct tear {
     std::size_t other;
     unsigned sectors;
+    std::size_t split = sector_size;
   };
   using tears = std::map<std::size_t, tear>; // by dimension
 
@@ -273,6 +274,7 @@ public:
       text += dimensions_[d].text + " is version " + std::to_string(chosen[d] + 1) + " of " + std::to_string(count(d));
       if (mixed) {
         text += " with sectors of version " + std::to_string(torn.at(d).other + 1);
+        text += torn.at(d).split < sector_size ? ", " + std::to_string(torn.at(d).split) + " bytes of the first" : "";
       }
     }
     return text.empty() ? "nothing is lost" : text;
@@ -315,10 +317,11 @@ private:
       bytes += *versions.versions[std::max(chosen[dimension], floor)];
       if (auto const mixed = torn.find(dimension); mixed != torn.end()) {
         auto const& other = *versions.versions[std::max(mixed->second.other, floor)];
+        auto length = mixed->second.split;
         for (std::size_t sector = 0; sector < page_size / sector_size; ++sector) {
           if ((mixed->second.sectors >> sector & 1U) != 0) {
-            bytes.replace(page * page_size + sector * sector_size, sector_size, other, sector * sector_size,
-                          sector_size);
+            bytes.replace(page * page_size + sector * sector_size, length, other, sector * sector_size, length);
+            length = sector_size;
           }
         }
       }

@@ -151,6 +151,12 @@ public:
     if (seen.which == os::call::openat || seen.which == os::call::openat2) {
       find_nameless();
     }
+    if (seen.which == os::call::pwritev2) { // which syncs what it has stored
+      look();
+      if (!changes_.empty()) {
+        end_step("stores of pwritev2");
+      }
+    }
     note_sync(seen);
     look();
     if (!changes_.empty()) {
@@ -267,6 +273,14 @@ private:
       } else if (!failed) {
         changes_.emplace_back(folder_synced{path_of(seen.about.descriptor)});
       }
+      break;
+    }
+    case os::call::pwritev2: { // with RWF_DSYNC
+      auto const begin = static_cast<std::size_t>(seen.about.offset / page_size);
+      auto const end = page_count(seen.about.offset + seen.about.length);
+      changes_.emplace_back(synced{.file = status_of(seen.about.descriptor).st_ino,
+                                   .range = pages{.begin = begin, .end = end},
+                                   .failed = failed});
       break;
     }
     case os::call::msync:

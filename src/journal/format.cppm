@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <type_traits>
+
+// What a journaled file looks like: two slots for a header, the ring of records, and after it the pages that transactions
+// change. docs/journal.md has every field.
+//
+// Whatever the bytes are, reading them is safe; what is wrong with them is found by checksums.
+export module fmmap.journal:format;
+
+export namespace fmmap::journal {
+
+inline constexpr std::size_t page_bytes = 4096;
+inline constexpr std::size_t line_bytes = 64; // of which transactions are made
+inline constexpr std::size_t slot_count = 2;
+inline constexpr std::uint64_t ring_begin = slot_count * page_bytes;
+
+// Memory that direct I/O takes.
+struct alignas(page_bytes) page {
+  std::array<std::byte, page_bytes> bytes{};
+};
+
+// Says where the records are that may not have been applied. Both slots hold one; that of the higher generation counts.
+struct header {
+  std::uint64_t magic;
+  std::uint64_t checksum; // of the slot from here on
+  std::uint64_t generation;
+  std::uint64_t salt;       // of the records since
+  std::uint64_t sequence;   // of the first of them
+  std::uint64_t tail;       // where in the ring that is
+  std::uint64_t ring_bytes; // how long the ring is
+  std::uint64_t file_bytes; // how long the file is at least
+};
+
+inline constexpr std::size_t owner_bytes = page_bytes - sizeof(header);
+
+struct alignas(page_bytes) slot {
+  header about{};
+  std::array<std::byte, owner_bytes> of_owner{}; // whatever belongs to the file as such
+};
+
+// Begins a record. Changes follow: each a change_header, and the lines that its bits name, in order.
+struct record_header {
+  std::uint64_t magic;
+  std::uint64_t checksum; // of the record from here on
+  std::uint64_t salt;
+  std::uint64_t sequence;
+  std::uint64_t length;     // bytes, this header included
+  std::uint64_t file_bytes; // how long the file is at least
+};
+
+struct change_header {
+  std::uint64_t page;  // of the file
+  std::uint64_t lines; // bit i: the page's line i
+};
+
+static_assert(sizeof(slot) == page_bytes && sizeof(record_header) == 48 && sizeof(change_header) == 16);
+static_assert(std::is_trivially_copyable_v<slot> && std::is_trivially_copyable_v<record_header>);
+static_assert(page_bytes / line_bytes == 64, "the lines of a page are the bits of a word");
+
+inline constexpr std::uint64_t header_magic = 0x315f'6165'6870'6d66; // "fmphea_1"
+inline constexpr std::uint64_t record_magic = 0x315f'6365'7270'6d66; // "fmprec_1"
+
+[[nodiscard]] constexpr auto whole_pages(std::uint64_t bytes) noexcept -> std::uint64_t {
+  return (bytes + page_bytes - 1) / page_bytes * page_bytes;
+}
+
+[[nodiscard]] auto checksum(std::span<std::byte const> bytes) noexcept -> std::uint64_t;
+
+// What a slot's checksum ought to be.
+[[nodiscard]] auto checksum_of(slot const& s) noexcept -> std::uint64_t;
+
+// Whether a slot holds a header that can be one of a file `file_bytes` long.
+[[nodiscard]] auto is_valid(slot const& s, std::uint64_t file_bytes) noexcept -> bool;
+
+// The changes of a record that lies in memory.
+class record_view {
+public:
+  // The record at the beginning of `bytes`; nothing where there is not this one, whole.
+  [[nodiscard]] static auto find(std::span<std::byte const> bytes, header const& current,
+                                 std::uint64_t sequence) noexcept -> std::optional<record_view>;
+
+  // Of a record that is known to be one.
+  inline explicit record_view(std::span<std::byte const> bytes) noexcept : bytes_{bytes} {}
+
+  [[nodiscard]] inline auto about() const noexcept -> record_header { return read<record_header>(bytes_); }
+  [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
+
+  // Calls `visit` with each page's number, mask of lines, and those lines.
+  template <class Visit>
+  void for_each_change(Visit visit) const {
+    for (auto rest = bytes_.subspan(sizeof(record_header)); !rest.empty();) {
+      auto const change = read<change_header>(rest);
+      auto const length = static_cast<std::size_t>(std::popcount(change.lines)) * line_bytes;
+      visit(change.page, change.lines, rest.subspan(sizeof(change_header), length));
+      rest = rest.subspan(sizeof(change_header) + length);
+    }
+  }
+
+private:
+  template <class T>
+  [[nodiscard]] static auto read(std::span<std::byte const> from) noexcept -> T {
+    T value;
+    std::memcpy(&value, from.data(), sizeof value);
+    return value;
+  }
+
+  [[nodiscard]] auto has_only_changes_of(std::uint64_t first_page) const noexcept -> bool;
+
+  std::span<std::byte const> bytes_;
+};
+
+} // namespace fmmap::journal

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+// A record while it is made, in memory that direct I/O takes.
+export module fmmap.journal:transaction;
+
+import :format;
+
+export namespace fmmap::journal {
+
+class transaction {
+public:
+  transaction() { (void)extend(sizeof(record_header)); }
+
+  // A record that has been found, as it is.
+  explicit transaction(record_view found) { std::ranges::copy(found.bytes(), extend(found.bytes().size())); }
+
+  [[nodiscard]] inline auto is_empty() const noexcept -> bool { return length_ == sizeof(record_header); }
+
+  // What it takes in the ring.
+  [[nodiscard]] inline auto size_in_ring() const noexcept -> std::uint64_t { return whole_pages(length_); }
+
+  // Adds those lines of a page's content that `lines` names. Of a page that is added twice the later content counts.
+  void change(std::uint64_t number, std::uint64_t lines, std::span<std::byte const, page_bytes> content) {
+    auto const count = static_cast<std::size_t>(std::popcount(lines));
+    auto* to = extend(sizeof(change_header) + (count * line_bytes));
+    to = put(to, change_header{.page = number, .lines = lines});
+    for (auto rest = lines; rest != 0; rest &= rest - 1) {
+      auto const line = static_cast<std::size_t>(std::countr_zero(rest));
+      std::memcpy(to, content.data() + (line * line_bytes), line_bytes);
+      to += line_bytes;
+    }
+  }
+
+  // Completes the record.
+  void seal(header const& current, std::uint64_t sequence, std::uint64_t file_bytes) {
+    record_header about{.magic = record_magic,
+                        .checksum = 0,
+                        .salt = current.salt,
+                        .sequence = sequence,
+                        .length = length_,
+                        .file_bytes = file_bytes};
+    put(first_byte(), about);
+    about.checksum = checksum(record().subspan(offsetof(record_header, salt)));
+    put(first_byte(), about);
+  }
+
+  [[nodiscard]] inline auto view() const noexcept -> record_view { return record_view{record()}; }
+
+  // As it is written: whole pages.
+  [[nodiscard]] inline auto in_ring() const noexcept -> std::span<std::byte const> {
+    return std::as_bytes(std::span{pages_});
+  }
+
+private:
+  [[nodiscard]] inline auto first_byte() noexcept -> std::byte* { return reinterpret_cast<std::byte*>(pages_.data()); }
+  [[nodiscard]] inline auto record() const noexcept -> std::span<std::byte const> { return in_ring().first(length_); }
+
+  auto extend(std::size_t more) -> std::byte* {
+    auto const begin = length_;
+    length_ += more;
+    pages_.resize(whole_pages(length_) / page_bytes);
+    return first_byte() + begin;
+  }
+
+  template <class T>
+  static auto put(std::byte* to, T const& value) noexcept -> std::byte* {
+    std::memcpy(to, &value, sizeof value);
+    return to + sizeof value;
+  }
+
+  std::vector<page> pages_;
+  std::size_t length_ = 0;
+};
+
+} // namespace fmmap::journal
