@@ -22,7 +22,9 @@ export namespace fmmap {
 
 struct resource_options {
   /// Bytes of address space to hold: the storage grows to that and no further, and never moves.
+  /// A process has 128 TiB: some 2000 resources of the size here.
   std::size_t reserve = std::size_t{64} << 30;
+  /// With `page_size::require_huge`, the first allocation fails where none are reserved, unless `size` asks for some at once.
   fmmap::page_size page_size = fmmap::page_size::system;
   /// Bytes of the storage at the start; it grows by itself.
   std::size_t size = 0;
@@ -50,7 +52,7 @@ struct resource_options {
 /// resource is destroyed, which it may be while threads still have magazines of it. All members may, except `release`, `close`
 /// and destruction, which need exclusive use.
 /// Fork: a child of a resource whose memory is its own (anonymous, copy-on-write) may go on as the parent does, with what it
-/// had at the fork. One whose memory is the parent's too may read and write the objects; `allocate` throws `errc::forked`,
+/// had at the fork, unless the mapping keeps its pages from children (`advice::dont_fork`). One whose memory is the parent's too may read and write the objects; `allocate` throws `errc::forked`,
 /// `deallocate` does nothing, as the parent keeps the books. Exec: gone. Exit without destruction: the file stays.
 class mapped_resource final : public flushable_resource {
 public:
@@ -79,8 +81,8 @@ public:
   /// Errors: as `mapping::anonymous`; `errc::invalid_options`.
   [[nodiscard]] static auto anonymous(resource_options options = {}) -> result<std::unique_ptr<mapped_resource>>;
 
-  /// Over a mapping that can be written. One without a file grows within its capacity; one of a file keeps its size. Of
-  /// `options`, only `discard_from` and `checked` have a meaning here.
+  /// Over a mapping that can be written. One without a file grows within its capacity; one of a file keeps its size, and holes
+  /// of it get blocks as they are allocated (from Linux 5.14 on; before, a full disk is SIGBUS there). Of `options`, only `discard_from` and `checked` have a meaning here.
   ///
   /// Errors: `errc::read_only` for a mapping that cannot be written, `errc::closed`; `errc::invalid_options` where not one page
   /// of 4 KiB lies in it. The mapping is then gone.

@@ -180,7 +180,7 @@ auto allocator::make(space& from, alloc::options const& options) -> result<std::
   if (!made) {
     return std::unexpected(std::move(made).error());
   }
-  if (auto const extended = made->extend(options.size / page_bytes); !extended) {
+  if (auto const extended = made->extend(options.size / page_bytes, options.is_provided); !extended) {
     return std::unexpected(extended.error());
   }
   std::unique_ptr<allocator> one{new allocator{from, options, std::move(*made)}};
@@ -538,14 +538,20 @@ auto allocator::trim() -> result<std::size_t> {
   }
   flush_magazines();
   release_empty_slabs();
-  std::scoped_lock const lock{pages_mutex_};
+  // A hole costs some file systems milliseconds: nobody waits for that, but they do without the pages of one hole meanwhile.
+  constexpr std::size_t longest = 16384;
   std::size_t withdrawn = 0;
+  std::unique_lock lock{pages_mutex_};
   for (auto run = books_.next_run(0, true); run.count > 0; run = books_.next_run(run.first + run.count, true)) {
-    if (auto const done = space_.withdraw(run.first * page_bytes, run.count * page_bytes); !done) {
+    run.count = std::min(run.count, longest);
+    (void)books_.take(run);
+    lock.unlock();
+    auto const done = space_.withdraw(run.first * page_bytes, run.count * page_bytes);
+    lock.lock();
+    books_.give_back(run, done.has_value());
+    if (!done) {
       return std::unexpected(done.error());
     }
-    (void)books_.take(run);
-    books_.give_back(run, true);
     withdrawn += run.count * page_bytes;
   }
   return withdrawn;

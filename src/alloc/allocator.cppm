@@ -31,6 +31,8 @@ struct options {
   // Bytes of the space that are there at the start, and the most it will ever have.
   std::size_t size = 0;
   std::size_t limit = 0;
+  // Whether what is there at the start has memory behind it; where not, it is provided as after `withdraw`.
+  bool is_provided = true;
   // A run of at least so many bytes is withdrawn when it is deallocated.
   std::size_t withdraw_from = nowhere;
   // Whether a forked child works on the same bytes as its parent: then the parent alone goes on allocating.

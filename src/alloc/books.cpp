@@ -243,14 +243,14 @@ void books::mark_dirty(page_run run) noexcept {
   }
 }
 
-auto books::extend(std::size_t count) -> result<void> {
+auto books::extend(std::size_t count, bool is_provided) -> result<void> {
   auto const before = page_count_;
   if (auto const grown = memory_.resize(std::max<std::size_t>(units(count, group_pages), 1) * sizeof(group)); !grown) {
     return grown;
   }
   std::atomic_ref{page_count_}.store(count, std::memory_order_release);
   if (count > before) {
-    give_back({.first = before, .count = count - before}, false);
+    give_back({.first = before, .count = count - before}, !is_provided);
   }
   return {};
 }

@@ -89,8 +89,8 @@ public:
   // Of the pages that are free, how many lie at the end of the space.
   [[nodiscard]] auto free_at_end() const noexcept -> std::size_t;
 
-  // Adds free pages up to `count`. Errors: there is no memory for more books.
-  [[nodiscard]] auto extend(std::size_t count) -> result<void>;
+  // Adds free pages up to `count`, with memory behind them or not. Errors: there is no memory for more books.
+  [[nodiscard]] auto extend(std::size_t count, bool is_provided = true) -> result<void>;
 
   // The lowest run of `count` free pages, `nowhere` without one.
   [[nodiscard]] auto find_run(std::size_t count) const noexcept -> std::size_t;

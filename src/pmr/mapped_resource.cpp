@@ -10,6 +10,7 @@ module;
 #include <memory_resource>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -39,22 +40,47 @@ auto check(resource_options const& options, std::string_view path) -> result<voi
   return {};
 }
 
+// Where the address space does not suffice, the reserve is what can be changed.
+auto explain(error why, std::string_view path, std::size_t reserve) -> std::unexpected<error> {
+  if (why != std::errc::not_enough_memory) {
+    return std::unexpected(std::move(why));
+  }
+  return std::unexpected(
+      error::make(why.code(), "map", path, {},
+                  "a reserve of " + std::to_string(reserve) + " bytes of address space was asked for"));
+}
+
+// How long a file of `size` bytes becomes as storage.
+auto size_over(std::uint64_t size, resource_options const& options) -> std::uint64_t {
+  return (std::max<std::uint64_t>(size, options.size) + alloc::page_bytes - 1) / alloc::page_bytes * alloc::page_bytes;
+}
+
 // Over a file that holds `size` bytes at least, all with blocks behind them. A call that fails leaves it to the caller.
 auto over_file(file& backing, std::uint64_t size, resource_options const& options)
     -> result<std::unique_ptr<mapped_resource>> {
   auto const limit = options.reserve;
-  auto const pages = (std::max<std::uint64_t>(size, options.size) + alloc::page_bytes - 1) / alloc::page_bytes;
-  if (pages > limit / alloc::page_bytes) {
+  auto const grown = size_over(size, options);
+  if (grown > limit / alloc::page_bytes * alloc::page_bytes) {
     return refuse(backing.path(), "the file is larger than the reserve");
   }
-  if (auto const allocated = backing.allocate({.offset = 0, .length = pages * alloc::page_bytes}); !allocated) {
+  if (auto const allocated = backing.allocate({.offset = 0, .length = grown}); !allocated) {
     return std::unexpected(allocated.error());
   }
   auto memory = mapping::map(backing, {.access = access::read_write, .reserve = limit, .page_size = options.page_size});
   if (!memory) {
-    return std::unexpected(std::move(memory).error());
+    return explain(std::move(memory).error(), backing.path(), limit);
   }
   return resource_state::make(backing, std::move(*memory), limit, options);
+}
+
+// Takes back what a failed call has added to a file, unless somebody else has added to it too.
+void restore_size(file& target, std::uint64_t size, resource_options const& options) {
+  auto const now = target.size();
+  if (now && *now > size && *now == size_over(size, options)) {
+    if (auto const restored = target.resize(size); !restored) {
+      report_dropped_error(restored.error());
+    }
+  }
 }
 
 } // namespace
@@ -103,7 +129,11 @@ auto mapped_resource::open(std::filesystem::path const& path, resource_options o
   if (!size) {
     return std::unexpected(size.error());
   }
-  return over_file(*backing, *size, options);
+  auto made = over_file(*backing, *size, options);
+  if (!made) {
+    restore_size(*backing, *size, options);
+  }
+  return made;
 }
 
 auto mapped_resource::anonymous(resource_options options) -> result<std::unique_ptr<mapped_resource>> {
@@ -112,7 +142,7 @@ auto mapped_resource::anonymous(resource_options options) -> result<std::unique_
   }
   auto memory = mapping::anonymous(options.size, {.reserve = options.reserve, .page_size = options.page_size});
   if (!memory) {
-    return std::unexpected(std::move(memory).error());
+    return explain(std::move(memory).error(), {}, options.reserve);
   }
   file none;
   return resource_state::make(none, std::move(*memory), options.reserve, options);

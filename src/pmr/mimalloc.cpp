@@ -644,7 +644,8 @@ auto mimalloc_resource::flush(durability level) -> result<durability> { return a
 
 auto mimalloc_resource::flush(void const* pointer, std::size_t size, durability level) -> result<durability> {
   auto const bytes = arena_->bytes();
-  auto const offset = reinterpret_cast<std::uintptr_t>(pointer) - reinterpret_cast<std::uintptr_t>(bytes.data());
+  auto const offset =
+      size == 0 ? 0 : reinterpret_cast<std::uintptr_t>(pointer) - reinterpret_cast<std::uintptr_t>(bytes.data());
   if (!os::fits(offset, size, bytes.size())) {
     return fail(make_error_code(errc::out_of_range), "flush", "the bytes are not the arena's", arena_->path());
   }

@@ -46,9 +46,12 @@ auto resource_state::make(file& backing, mapping memory, std::size_t limit, reso
     return std::unexpected(error::make(errc::invalid_options, "make a resource over", backing.path(), {},
                                        "there is no whole page of 4096 bytes in the mapping"));
   }
+  // A file that somebody else has mapped may have holes, and storing into one on a full disk would be SIGBUS.
+  auto const is_provided = backing.is_open() || state->memory_.is_anonymous() || state->memory_.is_private();
   auto made = alloc::allocator::make(*state, {.origin = state->origin_,
                                               .size = state->size_,
                                               .limit = state->limit_,
+                                              .is_provided = is_provided,
                                               .withdraw_from = options.discard_from,
                                               .shared_with_children = !state->memory_.is_private(),
                                               .checked = options.checked,
@@ -101,7 +104,19 @@ auto resource_state::provide(std::size_t offset, std::size_t length) -> result<v
   if (file_.is_open()) {
     return file_.allocate(range);
   }
-  return memory_.is_anonymous() ? result<void>{} : memory_.advise(advice::populate_write, range);
+  if (memory_.is_anonymous() || memory_.is_private()) {
+    return {};
+  }
+  auto provided = memory_.advise(advice::populate_write, range);
+  if (!provided && provided.error() == std::errc::invalid_argument) { // before Linux 5.14: nothing can be done
+    return {};
+  }
+  if (!provided && provided.error() == std::errc::bad_address) { // where a store would be SIGBUS
+    return std::unexpected(error::make(std::make_error_code(std::errc::no_space_on_device), "allocate", {},
+                                       byte_range{.offset = skipped_ + offset, .length = length},
+                                       "there is no space for it, or the file has become shorter"));
+  }
+  return provided;
 }
 
 auto resource_state::withdraw(std::size_t offset, std::size_t length) -> result<void> {

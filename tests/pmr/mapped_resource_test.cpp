@@ -429,6 +429,36 @@ BOOST_AUTO_TEST_CASE(what_was_given_back_to_a_disk_that_others_have_filled_is_an
   });
 }
 
+BOOST_AUTO_TEST_CASE(a_hole_of_somebody_elses_mapping_on_a_full_disk_is_an_error_too) {
+  on_small_disks([](findings& found, std::filesystem::path const& disk) {
+    auto sparse = or_throw(fmmap::file::create_new(disk / "sparse"));
+    or_throw(sparse.write_at(0, bytes_of(std::string(mib, 'x'))));
+    or_throw(sparse.resize(4 * mib));
+    fill_to_the_last_block(disk);
+    auto const resource =
+        or_throw(mapped_resource::over(or_throw(mapping::map(sparse, {.access = fmmap::access::read_write}))));
+    auto* const with_blocks = resource->allocate(mib);
+    std::memset(with_blocks, 1, mib);
+    auto const refusal = refusal_of(*resource, 2 * mib);
+    found.expect(refusal && *refusal == std::errc::no_space_on_device, "it is no error, or another one");
+    std::filesystem::remove(disk / "ballast");
+    found.expect(!refusal_of(*resource, 2 * mib), "it does not go on when there is space again");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(a_file_that_cannot_be_mapped_keeps_its_size) {
+  scratch const folder;
+  auto const path = folder.file("data", std::string(5000, 'x'));
+  auto const refused = mapped_resource::open(path, {.reserve = std::size_t{1} << 47, .size = mib});
+  BOOST_REQUIRE(fails(refused, std::errc::not_enough_memory));
+  BOOST_TEST(refused.error().path() == path.string());
+  BOOST_TEST(refused.error().message().contains("a reserve of 140737488355328 bytes"));
+  BOOST_TEST(read_back(path) == std::string(5000, 'x'));
+  auto const without_file = mapped_resource::anonymous({.reserve = std::size_t{1} << 47});
+  BOOST_REQUIRE(fails(without_file, std::errc::not_enough_memory));
+  BOOST_TEST(without_file.error().message().contains("a reserve of 140737488355328 bytes"));
+}
+
 BOOST_AUTO_TEST_CASE(a_limit_of_address_space_is_an_error) {
   if (sanitized) {
     skip("a sanitizer takes most of the address space");

@@ -439,6 +439,7 @@ BOOST_AUTO_TEST_CASE(has_its_objects_bytes_in_the_file) {
   BOOST_TEST(fails(one->flush(one->storage().data() + smallest - 10, 11), errc::out_of_range));
   BOOST_TEST(fails(one->flush(&offset, sizeof offset), errc::out_of_range));
   BOOST_TEST((or_throw(one->flush(one->storage().data() + smallest, 0)) >= durability::data));
+  BOOST_TEST((or_throw(one->flush(nullptr, 0)) >= durability::data)); // as of an empty vector
 }
 
 BOOST_AUTO_TEST_CASE(syncs_once_for_each_flush) {
@@ -468,6 +469,7 @@ BOOST_AUTO_TEST_CASE(is_not_durable_without_one) {
   auto* const p = one->allocate(100);
   BOOST_TEST(fails(one->flush(), errc::not_durable));
   BOOST_TEST(fails(one->flush(p, 100), errc::not_durable));
+  BOOST_TEST(fails(one->flush(nullptr, 0), errc::not_durable));
   BOOST_TEST(fails(one->flush(&one, 8), errc::out_of_range));
   BOOST_TEST(fails(one->stage_flush(), errc::not_durable));
   auto const in_memory = or_throw(mimalloc_resource::over(or_throw(fmmap::file::in_memory("arena")), smallest));
