@@ -59,8 +59,11 @@ constexpr bool heaps_need_a_lock = is_version_2;
 
 constexpr std::size_t mebibyte = std::size_t{1} << 20;
 
-// What sizes are rounded to, and addresses aligned to: a multiple of the segments of every version (2.0.9: 32 MiB).
+// What sizes are rounded to: a multiple of the segments of every version (2.0.9: 32 MiB).
 constexpr std::size_t unit = 64 * mebibyte;
+
+// Of addresses. Version 3.6 skips what comes before a multiple of 256 MiB, and then finds an arena too small.
+constexpr std::size_t range_alignment = is_version_2 ? unit : 256 * mebibyte;
 
 // Address space that is registered at once, so that resources of different sizes can have it one after the other. What a
 // resource leaves free of it costs 1/800 of that in memory (`start_heap`).
@@ -311,15 +314,15 @@ private:
     auto made = std::make_unique<range>();
     made->length = length;
     ranges().reserve(ranges().size() + 1);
-    auto const held = os::map(nullptr, length + unit, {.read = false}, idle_memory, os::no_descriptor, 0);
+    auto const held = os::map(nullptr, length + range_alignment, {.read = false}, idle_memory, os::no_descriptor, 0);
     if (!held) {
       return fail(held.error());
     }
     auto const before =
-        static_cast<std::size_t>(os::gap_to_congruent(reinterpret_cast<std::uintptr_t>(*held), 0, unit));
+        static_cast<std::size_t>(os::gap_to_congruent(reinterpret_cast<std::uintptr_t>(*held), 0, range_alignment));
     made->base = *held + before;
     give_up_addresses(*held, before);
-    give_up_addresses(made->base + length, unit - before);
+    give_up_addresses(made->base + length, range_alignment - before);
     if (auto failed = hand_over(*made)) {
       give_up_addresses(made->base, length);
       return std::unexpected(*std::move(failed));
