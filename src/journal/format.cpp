@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -62,7 +61,7 @@ auto record_view::has_only_changes_of(std::uint64_t first_page) const noexcept -
       return false;
     }
     auto const change = read<change_header>(rest);
-    auto const length = sizeof(change_header) + (static_cast<std::size_t>(std::popcount(change.lines)) * line_bytes);
+    auto const length = sizeof(change_header) + length_of(change.lines);
     if (change.page < first_page || change.page >= end_page || length > rest.size()) {
       return false;
     }

@@ -28,7 +28,7 @@ struct alignas(page_bytes) page {
   std::array<std::byte, page_bytes> bytes{};
 };
 
-// Says where the records are that may not have been applied. Both slots hold one; that of the higher generation counts.
+// Says where the records are that may not have been applied. Of two slots that hold one, that of the higher generation counts.
 struct header {
   std::uint64_t magic;
   std::uint64_t checksum; // of the slot from here on
@@ -73,6 +73,11 @@ inline constexpr std::uint64_t record_magic = 0x315f'6365'7270'6d66; // "fmprec_
   return (bytes + page_bytes - 1) / page_bytes * page_bytes;
 }
 
+// What follows a change_header.
+[[nodiscard]] constexpr auto length_of(std::uint64_t lines) noexcept -> std::size_t {
+  return static_cast<std::size_t>(std::popcount(lines)) * line_bytes;
+}
+
 [[nodiscard]] auto checksum(std::span<std::byte const> bytes) noexcept -> std::uint64_t;
 
 // What a slot's checksum ought to be.
@@ -99,7 +104,7 @@ public:
   void for_each_change(Visit visit) const {
     for (auto rest = bytes_.subspan(sizeof(record_header)); !rest.empty();) {
       auto const change = read<change_header>(rest);
-      auto const length = static_cast<std::size_t>(std::popcount(change.lines)) * line_bytes;
+      auto const length = length_of(change.lines);
       visit(change.page, change.lines, rest.subspan(sizeof(change_header), length));
       rest = rest.subspan(sizeof(change_header) + length);
     }

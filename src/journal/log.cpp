@@ -2,6 +2,7 @@
 module;
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cerrno>
 #include <cstddef>
@@ -208,9 +209,13 @@ auto log::find_records() -> result<void> {
 
 // --- Records ----------------------------------------------------------------------------------------------------------
 
-void log::add(record one, std::uint64_t file_bytes) {
+void log::note_unapplied(record const& one) {
   one.what.view().for_each_change(
       [&](std::uint64_t number, std::uint64_t lines, std::span<std::byte const>) { unapplied_[number] |= lines; });
+}
+
+void log::add(record one, std::uint64_t file_bytes) {
+  note_unapplied(one);
   head_ = (one.at + one.what.size_in_ring()) % slot_.about.ring_bytes;
   file_bytes_ = file_bytes;
   ++sequence_;
@@ -283,8 +288,7 @@ auto log::apply() -> result<void> {
   }
   unapplied_.clear();
   for (auto const& left : records_) {
-    left.what.view().for_each_change(
-        [&](std::uint64_t number, std::uint64_t lines, std::span<std::byte const>) { unapplied_[number] |= lines; });
+    note_unapplied(left);
   }
   return {};
 }

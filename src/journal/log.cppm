@@ -37,8 +37,8 @@ struct journaled_file {
 // the disk is known again when the file has been opened anew.
 class log {
 public:
-  // Writes both slots and the ring of a new file, `first` bytes of which the owner wants in the header, and makes it as long
-  // as that, with blocks behind all of it. The content reads as zero. All of it is durable then, but for the name.
+  // Makes an empty file a journaled one, with blocks behind all of it, a content that reads as zero, and in its header what
+  // its owner wants there. All of it is durable then, but for the name.
   //
   // Errors: what the system reports; the file is of no use then.
   [[nodiscard]] static auto create(journaled_file file, std::uint64_t ring_bytes, std::uint64_t content_bytes,
@@ -92,6 +92,7 @@ private:
   [[nodiscard]] auto find_records() -> result<void>;
 
   void add(record one, std::uint64_t file_bytes);
+  void note_unapplied(record const& one);
   [[nodiscard]] auto find_room(std::uint64_t length) const noexcept -> std::optional<std::uint64_t>;
   [[nodiscard]] auto make_durable() -> result<void>;
   [[nodiscard]] auto write_in_place(record_view changes) -> result<void>;

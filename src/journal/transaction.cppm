@@ -23,15 +23,12 @@ public:
   // A record that has been found, as it is.
   explicit transaction(record_view found) { std::ranges::copy(found.bytes(), extend(found.bytes().size())); }
 
-  [[nodiscard]] inline auto is_empty() const noexcept -> bool { return length_ == sizeof(record_header); }
-
   // What it takes in the ring.
   [[nodiscard]] inline auto size_in_ring() const noexcept -> std::uint64_t { return whole_pages(length_); }
 
   // Adds those lines of a page's content that `lines` names. Of a page that is added twice the later content counts.
   void change(std::uint64_t number, std::uint64_t lines, std::span<std::byte const, page_bytes> content) {
-    auto const count = static_cast<std::size_t>(std::popcount(lines));
-    auto* to = extend(sizeof(change_header) + (count * line_bytes));
+    auto* to = extend(sizeof(change_header) + length_of(lines));
     to = put(to, change_header{.page = number, .lines = lines});
     for (auto rest = lines; rest != 0; rest &= rest - 1) {
       auto const line = static_cast<std::size_t>(std::countr_zero(rest));
