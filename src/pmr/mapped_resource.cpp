@@ -50,9 +50,9 @@ auto explain(error why, std::string_view path, std::size_t reserve) -> std::unex
                   "a reserve of " + std::to_string(reserve) + " bytes of address space was asked for"));
 }
 
-// How long a file of `size` bytes becomes as storage.
-auto size_over(std::uint64_t size, resource_options const& options) -> std::uint64_t {
-  return (std::max<std::uint64_t>(size, options.size) + alloc::page_bytes - 1) / alloc::page_bytes * alloc::page_bytes;
+// How long a file of `size` bytes becomes as storage; empty when no file can be that long.
+auto size_over(std::uint64_t size, resource_options const& options) -> std::optional<std::uint64_t> {
+  return os::round_up(std::max<std::uint64_t>(size, options.size), alloc::page_bytes);
 }
 
 // Over a file that holds `size` bytes at least, all with blocks behind them. A call that fails leaves it to the caller.
@@ -60,10 +60,10 @@ auto over_file(file& backing, std::uint64_t size, resource_options const& option
     -> result<std::unique_ptr<mapped_resource>> {
   auto const limit = options.reserve;
   auto const grown = size_over(size, options);
-  if (grown > limit / alloc::page_bytes * alloc::page_bytes) {
+  if (!grown || *grown > os::round_down(limit, alloc::page_bytes)) {
     return refuse(backing.path(), "the file is larger than the reserve");
   }
-  if (auto const allocated = backing.allocate({.offset = 0, .length = grown}); !allocated) {
+  if (auto const allocated = backing.allocate({.offset = 0, .length = *grown}); !allocated) {
     return std::unexpected(allocated.error());
   }
   auto memory = mapping::map(backing, {.access = access::read_write, .reserve = limit, .page_size = options.page_size});
