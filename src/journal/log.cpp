@@ -55,8 +55,9 @@ auto for_each_run(std::uint64_t lines, Visit visit) -> result<void> {
 } // namespace
 
 log::log(journaled_file file, slot const& current) noexcept
-    : file_{std::move(file)},
-      slot_{current},
+    : slot_{current},
+      file_{std::move(file)},
+      tail_{current.about.tail},
       head_{current.about.tail},
       sequence_{current.about.sequence},
       file_bytes_{current.about.file_bytes} {}
@@ -216,6 +217,7 @@ void log::note_unapplied(record const& one) {
 
 void log::add(record one, std::uint64_t file_bytes) {
   note_unapplied(one);
+  tail_ = sequence_ == slot_.about.sequence ? one.at : tail_;
   head_ = (one.at + one.what.size_in_ring()) % slot_.about.ring_bytes;
   file_bytes_ = file_bytes;
   ++sequence_;
@@ -229,15 +231,26 @@ auto log::unapplied_lines(std::uint64_t number) const noexcept -> std::uint64_t 
 
 // Where in the ring a record of that length goes; nothing while records of the last checkpoint are in the way.
 auto log::find_room(std::uint64_t length) const noexcept -> std::optional<std::uint64_t> {
-  auto const& [ring, tail] = std::pair{slot_.about.ring_bytes, slot_.about.tail};
+  auto const ring = slot_.about.ring_bytes;
   auto const is_empty = sequence_ == slot_.about.sequence;
-  if (!is_empty && head_ <= tail) {
-    return length <= tail - head_ ? std::optional{head_} : std::nullopt;
+  if (!is_empty && head_ <= tail_) {
+    return length <= tail_ - head_ ? std::optional{head_} : std::nullopt;
   }
   if (length <= ring - head_) {
     return head_;
   }
-  return length <= (is_empty ? ring : tail) ? std::optional{std::uint64_t{0}} : std::nullopt;
+  return length <= (is_empty ? ring : tail_) ? std::optional{std::uint64_t{0}} : std::nullopt;
+}
+
+// The same, after a checkpoint where one is needed. All of the ring is free then.
+auto log::make_room(std::uint64_t length) -> result<std::uint64_t> {
+  if (auto const at = find_room(length); at) {
+    return *at;
+  }
+  if (auto done = checkpoint(); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  return std::uint64_t{0};
 }
 
 auto log::commit(transaction what, level wanted, std::uint64_t file_bytes) -> result<void> {
@@ -250,12 +263,9 @@ auto log::commit(transaction what, level wanted, std::uint64_t file_bytes) -> re
                                        "the transaction takes " + std::to_string(length) +
                                            " bytes, and the journal has " + std::to_string(slot_.about.ring_bytes)));
   }
-  auto at = find_room(length);
+  auto const at = make_room(length);
   if (!at) {
-    if (auto done = checkpoint(); !done) {
-      return done;
-    }
-    at = find_room(length);
+    return std::unexpected(at.error());
   }
   what.seal(slot_.about, sequence_, file_bytes);
   add({.what = std::move(what), .at = *at, .durable = false}, file_bytes);

@@ -64,7 +64,7 @@ public:
 
   // Lines of a page that have been committed and are not in place yet. Whoever compares with the file to find out what has
   // changed has to add them to what is different.
-  [[nodiscard]] auto unapplied_lines(std::uint64_t page) const noexcept -> std::uint64_t;
+  [[nodiscard]] auto unapplied_lines(std::uint64_t number) const noexcept -> std::uint64_t;
 
   // Commits a transaction about a file that is `file_bytes` long.
   //
@@ -94,6 +94,7 @@ private:
   void add(record one, std::uint64_t file_bytes);
   void note_unapplied(record const& one);
   [[nodiscard]] auto find_room(std::uint64_t length) const noexcept -> std::optional<std::uint64_t>;
+  [[nodiscard]] auto make_room(std::uint64_t length) -> result<std::uint64_t>;
   [[nodiscard]] auto make_durable() -> result<void>;
   [[nodiscard]] auto write_in_place(record_view changes) -> result<void>;
   [[nodiscard]] auto apply_all() -> result<void>; // once all of it is durable
@@ -105,8 +106,9 @@ private:
   [[nodiscard]] auto check(os::outcome<void> const& done, std::string_view operation) -> result<void>;
   auto fail(int code, std::string_view operation, std::optional<byte_range> range = {}) -> std::unexpected<error>;
 
+  slot slot_; // the one that counts; first, for it is aligned to a page
   journaled_file file_;
-  slot slot_;                  // the one that counts
+  std::uint64_t tail_ = 0;     // where the first record since the checkpoint lies, which may be the ring's beginning
   std::uint64_t head_ = 0;     // where the next record goes
   std::uint64_t sequence_ = 0; // of it
   std::uint64_t file_bytes_ = 0;

@@ -18,7 +18,7 @@ export namespace fmmap::journal {
 
 class transaction {
 public:
-  transaction() { (void)extend(sizeof(record_header)); }
+  transaction() { extend(sizeof(record_header)); }
 
   // A record that has been found, as it is.
   explicit transaction(record_view found) { std::ranges::copy(found.bytes(), extend(found.bytes().size())); }

@@ -154,6 +154,24 @@ BOOST_AUTO_TEST_CASE(takes_any_number_of_transactions_in_a_small_ring) {
   BOOST_TEST(content_of(path) == expected);
 }
 
+BOOST_AUTO_TEST_CASE(keeps_a_record_that_fills_the_ring_until_a_checkpoint) {
+  scratch const s;
+  auto const path = create(s / "data");
+  auto last = blank();
+  {
+    journaled file{path};
+    last[0] = 'x';
+    or_throw(file.commit(last, level::power)); // one page, so that the next checkpoint is not at the ring's beginning
+    or_throw(file.log().checkpoint());
+    last = text(1);
+    or_throw(file.commit(last, level::power)); // the whole ring
+    or_throw(file.log().apply());              // in place, and not durably so
+    last[0] = 'y';
+    or_throw(file.commit(last, level::power));
+  }
+  BOOST_TEST(content_of(path) == last);
+}
+
 BOOST_AUTO_TEST_CASE(commits_a_line_that_changes_and_changes_back_before_it_is_in_place) {
   scratch const s;
   auto const path = create(s / "data", 64);
