@@ -11,12 +11,37 @@ module;
 
 module fmmap.journal;
 
+import fmmap.os;
+
 namespace fmmap::journal {
 
 namespace {
 
 constexpr std::size_t before_checksummed = offsetof(header, checksum) + sizeof(std::uint64_t);
 static_assert(before_checksummed == offsetof(record_header, checksum) + sizeof(std::uint64_t));
+
+// Whether a file with this header may be that long by a header or a record.
+auto can_be_size(std::uint64_t file_bytes, header const& current) noexcept -> bool {
+  return file_bytes >= ring_begin + current.ring_bytes && file_bytes <= current.spill_at;
+}
+
+// What `bytes` begins with, record or reference, where it is this one and whole.
+auto find_sealed(std::span<std::byte const> bytes, std::uint64_t magic, header const& current,
+                 std::uint64_t sequence) noexcept -> std::optional<std::span<std::byte const>> {
+  if (bytes.size() < sizeof(record_header)) {
+    return {};
+  }
+  auto const about = value_at<record_header>(bytes);
+  if (about.magic != magic || about.salt != current.salt || about.sequence != sequence ||
+      about.length < sizeof(record_header) || about.length > bytes.size() || !can_be_size(about.file_bytes, current)) {
+    return {};
+  }
+  auto const sealed = bytes.first(about.length);
+  if (about.checksum != checksum(sealed.subspan(before_checksummed))) {
+    return {};
+  }
+  return sealed;
+}
 
 } // namespace
 
@@ -28,46 +53,51 @@ auto checksum_of(slot const& s) noexcept -> std::uint64_t {
   return checksum(std::as_bytes(std::span{&s, 1}).subspan(before_checksummed));
 }
 
-auto is_valid(slot const& s, std::uint64_t file_bytes) noexcept -> bool {
+auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool {
   auto const& about = s.about;
   return about.magic == header_magic && about.checksum == checksum_of(s) && about.ring_bytes > 0 &&
-         about.ring_bytes % page_bytes == 0 && file_bytes >= ring_begin &&
-         about.ring_bytes <= file_bytes - ring_begin && about.tail % page_bytes == 0 && about.tail < about.ring_bytes;
+         about.ring_bytes % page_bytes == 0 && size >= ring_begin && about.ring_bytes <= size - ring_begin &&
+         about.tail % page_bytes == 0 && about.tail < about.ring_bytes && about.spill_at % page_bytes == 0 &&
+         about.spill_at <= os::largest_offset && can_be_size(about.file_bytes, about);
 }
 
 auto record_view::find(std::span<std::byte const> bytes, header const& current, std::uint64_t sequence) noexcept
     -> std::optional<record_view> {
-  if (bytes.size() < sizeof(record_header)) {
+  auto const sealed = find_sealed(bytes, record_magic, current, sequence);
+  if (!sealed) {
     return {};
   }
-  auto const about = read<record_header>(bytes);
-  if (about.magic != record_magic || about.salt != current.salt || about.sequence != sequence ||
-      about.length < sizeof(record_header) || about.length > bytes.size()) {
-    return {};
-  }
-  record_view const found{bytes.first(about.length)};
-  if (about.checksum != checksum(found.bytes_.subspan(before_checksummed)) ||
-      !found.has_only_changes_of((ring_begin + current.ring_bytes) / page_bytes)) {
-    return {};
-  }
-  return found;
+  record_view const found{*sealed};
+  return found.has_only_changes_of((ring_begin + current.ring_bytes) / page_bytes) ? std::optional{found}
+                                                                                   : std::nullopt;
 }
 
 // Whether changes fill the record, and are of pages of the file after the ring.
-auto record_view::has_only_changes_of(std::uint64_t first_page) const noexcept -> bool {
+auto record_view::has_only_changes_of(std::uint64_t first_page) const -> bool {
   auto const end_page = about().file_bytes / page_bytes;
-  for (auto rest = bytes_.subspan(sizeof(record_header)); !rest.empty();) {
-    if (rest.size() < sizeof(change_header)) {
-      return false;
-    }
-    auto const change = read<change_header>(rest);
-    auto const length = sizeof(change_header) + length_of(change.lines);
-    if (change.page < first_page || change.page >= end_page || length > rest.size()) {
-      return false;
-    }
-    rest = rest.subspan(length);
+  auto is_inside = true;
+  auto const is_full = for_each_change([&](std::uint64_t number, std::uint64_t, std::span<std::byte const>) {
+    is_inside = is_inside && number >= first_page && number < end_page;
+  });
+  return is_full && is_inside;
+}
+
+auto reference_to(record_view elsewhere, std::uint64_t offset) noexcept -> reference {
+  auto const referred = elsewhere.about();
+  reference made{.about = referred, .offset = offset, .length = referred.length, .checksum = referred.checksum};
+  made.about.magic = reference_magic;
+  made.about.length = sizeof made;
+  made.about.checksum = checksum(std::as_bytes(std::span{&made, 1}).subspan(before_checksummed));
+  return made;
+}
+
+auto find_reference(std::span<std::byte const> bytes, header const& current, std::uint64_t sequence) noexcept
+    -> std::optional<reference> {
+  auto const sealed = find_sealed(bytes, reference_magic, current, sequence);
+  if (!sealed || sealed->size() != sizeof(reference)) {
+    return {};
   }
-  return true;
+  return value_at<reference>(*sealed);
 }
 
 } // namespace fmmap::journal

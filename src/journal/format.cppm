@@ -10,8 +10,8 @@ module;
 #include <span>
 #include <type_traits>
 
-// What a journaled file looks like: two slots for a header, the ring of records, and after it the pages that transactions
-// change. docs/journal.md has every field.
+// What a journaled file looks like: two slots for a header, the ring of records, after it the pages that transactions
+// change, and behind all they can ever be, for a moment, a record that the ring cannot hold. docs/journal.md has every field.
 //
 // Whatever the bytes are, reading them is safe; what is wrong with them is found by checksums.
 export module fmmap.journal:format;
@@ -38,6 +38,7 @@ struct header {
   std::uint64_t tail;       // where in the ring that is
   std::uint64_t ring_bytes; // how long the ring is
   std::uint64_t file_bytes; // how long the file is at least
+  std::uint64_t spill_at;   // where in the file a record goes that is longer than the ring: behind every page
 };
 
 inline constexpr std::size_t owner_bytes = page_bytes - sizeof(header);
@@ -62,12 +63,22 @@ struct change_header {
   std::uint64_t lines; // bit i: the page's line i
 };
 
+// Stands in the ring for a record that lies elsewhere.
+struct reference {
+  record_header about;    // of the reference itself
+  std::uint64_t offset;   // in the file
+  std::uint64_t length;   // bytes
+  std::uint64_t checksum; // as the record has it
+};
+
 static_assert(sizeof(slot) == page_bytes && sizeof(record_header) == 48 && sizeof(change_header) == 16);
+static_assert(sizeof(reference) == 72 && std::is_trivially_copyable_v<reference>);
 static_assert(std::is_trivially_copyable_v<slot> && std::is_trivially_copyable_v<record_header>);
 static_assert(page_bytes / line_bytes == 64, "the lines of a page are the bits of a word");
 
-inline constexpr std::uint64_t header_magic = 0x315f'6165'6870'6d66; // "fmphea_1"
-inline constexpr std::uint64_t record_magic = 0x315f'6365'7270'6d66; // "fmprec_1"
+inline constexpr std::uint64_t header_magic = 0x315f'6165'6870'6d66;    // "fmphea_1"
+inline constexpr std::uint64_t record_magic = 0x315f'6365'7270'6d66;    // "fmprec_1"
+inline constexpr std::uint64_t reference_magic = 0x315f'6665'7270'6d66; // "fmpref_1"
 
 [[nodiscard]] constexpr auto whole_pages(std::uint64_t bytes) noexcept -> std::uint64_t {
   return (bytes + page_bytes - 1) / page_bytes * page_bytes;
@@ -83,8 +94,16 @@ inline constexpr std::uint64_t record_magic = 0x315f'6365'7270'6d66; // "fmprec_
 // What a slot's checksum ought to be.
 [[nodiscard]] auto checksum_of(slot const& s) noexcept -> std::uint64_t;
 
-// Whether a slot holds a header that can be one of a file `file_bytes` long.
-[[nodiscard]] auto is_valid(slot const& s, std::uint64_t file_bytes) noexcept -> bool;
+// Whether a slot holds a header that can be one of a file of that size.
+[[nodiscard]] auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool;
+
+// What `from` begins with, wherever that lies.
+template <class T>
+[[nodiscard]] auto value_at(std::span<std::byte const> from) noexcept -> T {
+  T value;
+  std::memcpy(&value, from.data(), sizeof value);
+  return value;
+}
 
 // The changes of a record that lies in memory.
 class record_view {
@@ -96,31 +115,38 @@ public:
   // Of a record that is known to be one.
   inline explicit record_view(std::span<std::byte const> bytes) noexcept : bytes_{bytes} {}
 
-  [[nodiscard]] inline auto about() const noexcept -> record_header { return read<record_header>(bytes_); }
+  [[nodiscard]] inline auto about() const noexcept -> record_header { return value_at<record_header>(bytes_); }
   [[nodiscard]] inline auto bytes() const noexcept -> std::span<std::byte const> { return bytes_; }
 
-  // Calls `visit` with each page's number, mask of lines, and those lines.
+  // Calls `visit` with each page's number, mask of lines, and those lines. Returns whether changes fill the record: the first
+  // that is not whole ends it.
   template <class Visit>
-  void for_each_change(Visit visit) const {
-    for (auto rest = bytes_.subspan(sizeof(record_header)); !rest.empty();) {
-      auto const change = read<change_header>(rest);
+  auto for_each_change(Visit visit) const -> bool {
+    auto rest = bytes_.subspan(sizeof(record_header));
+    while (rest.size() >= sizeof(change_header)) {
+      auto const change = value_at<change_header>(rest);
+      rest = rest.subspan(sizeof change);
       auto const length = length_of(change.lines);
-      visit(change.page, change.lines, rest.subspan(sizeof(change_header), length));
-      rest = rest.subspan(sizeof(change_header) + length);
+      if (length > rest.size()) {
+        return false;
+      }
+      visit(change.page, change.lines, rest.first(length));
+      rest = rest.subspan(length);
     }
+    return rest.empty();
   }
 
 private:
-  template <class T>
-  [[nodiscard]] static auto read(std::span<std::byte const> from) noexcept -> T {
-    T value;
-    std::memcpy(&value, from.data(), sizeof value);
-    return value;
-  }
-
-  [[nodiscard]] auto has_only_changes_of(std::uint64_t first_page) const noexcept -> bool;
+  [[nodiscard]] auto has_only_changes_of(std::uint64_t first_page) const -> bool;
 
   std::span<std::byte const> bytes_;
 };
+
+// What stands in the ring for a record that is complete and lies at that offset.
+[[nodiscard]] auto reference_to(record_view elsewhere, std::uint64_t offset) noexcept -> reference;
+
+// The reference at the beginning of `bytes`; nothing where there is not this one, whole. What it refers to may be anything.
+[[nodiscard]] auto find_reference(std::span<std::byte const> bytes, header const& current,
+                                  std::uint64_t sequence) noexcept -> std::optional<reference>;
 
 } // namespace fmmap::journal

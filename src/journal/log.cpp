@@ -7,11 +7,14 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <expected>
+#include <iterator>
+#include <mutex>
 #include <optional>
 #include <random>
+#include <ranges>
 #include <span>
-#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -29,6 +32,15 @@ namespace {
 constexpr std::size_t transfer_pages = 256; // that go through memory at a time
 
 auto bytes_of(std::span<page> pages) -> std::span<std::byte> { return std::as_writable_bytes(pages); }
+
+// A page of the ring that holds no more than that.
+auto page_of(reference const& only) -> std::vector<page> {
+  std::vector<page> made(1);
+  std::ranges::copy(std::as_bytes(std::span{&only, 1}), made.front().bytes.begin());
+  return made;
+}
+
+auto is_full_disk(int code) noexcept -> bool { return code == ENOSPC || code == EDQUOT || code == EFBIG; }
 
 // So that nothing which lies in the ring from before, or from another time of the file, passes for a record.
 auto new_salt() -> std::uint64_t {
@@ -54,7 +66,7 @@ auto for_each_run(std::uint64_t lines, Visit visit) -> result<void> {
 
 } // namespace
 
-log::log(journaled_file file, slot const& current) noexcept
+log::log(journaled_file file, slot const& current)
     : slot_{current},
       file_{std::move(file)},
       tail_{current.about.tail},
@@ -74,37 +86,76 @@ auto log::check(os::outcome<void> const& done, std::string_view operation) -> re
   return {};
 }
 
-auto log::write(os::descriptor to, std::uint64_t at, std::span<std::byte const> bytes, bool durably) -> result<void> {
+auto log::read(std::uint64_t at, std::span<std::byte> bytes) -> result<void> {
+  for (auto rest = bytes; !rest.empty();) {
+    auto const offset = at + (bytes.size() - rest.size());
+    auto const got = os::retry([&] { return os::read_at(file_.direct, offset, rest); });
+    if (!got && gives_up_direct(file_.direct, got.error())) {
+      continue;
+    }
+    if (!got) {
+      return fail(got.error(), "read", byte_range{.offset = at, .length = bytes.size()});
+    }
+    if (*got == 0) { // past the end, where zeros stand for what is missing
+      std::ranges::fill(rest, std::byte{0});
+      return {};
+    }
+    rest = rest.subspan(*got);
+  }
+  return {};
+}
+
+auto log::write(os::descriptor const& to, std::uint64_t at, std::span<std::byte const> bytes, bool durably)
+    -> result<void> {
+  if (auto const done = transfer(to, at, bytes, durably); !done) {
+    return fail(done.error(), "write", byte_range{.offset = at, .length = bytes.size()});
+  }
+  return {};
+}
+
+// `to` is a member of `file_`, and may become another descriptor on the way.
+auto log::transfer(os::descriptor const& to, std::uint64_t at, std::span<std::byte const> bytes, bool durably)
+    -> os::outcome<void> {
   for (auto rest = bytes; !rest.empty();) {
     auto const offset = at + (bytes.size() - rest.size());
     auto const put =
         os::retry([&] { return durably ? os::write_durably_at(to, offset, rest) : os::write_at(to, offset, rest); });
+    if (!put && gives_up_direct(to, put.error())) {
+      continue;
+    }
     if (!put || *put == 0) {
-      return fail(put ? EIO : put.error(), "write", byte_range{.offset = at, .length = bytes.size()});
+      return std::unexpected(put ? EIO : put.error());
     }
     rest = rest.subspan(*put);
   }
   return {};
 }
 
+// Some file systems open a file for direct I/O and refuse it then.
+auto log::gives_up_direct(os::descriptor used, int code) noexcept -> bool {
+  if (code != EINVAL || used == file_.cached) {
+    return false;
+  }
+  file_.direct = file_.cached;
+  return true;
+}
+
 // --- Beginning --------------------------------------------------------------------------------------------------------
 
-auto log::create(journaled_file file, std::uint64_t ring_bytes, std::uint64_t content_bytes,
+auto log::create(journaled_file file, std::uint64_t ring_bytes, std::uint64_t file_bytes, std::uint64_t spill_at,
                  std::span<std::byte const, owner_bytes> of_owner) -> result<log> {
   slot first;
   first.about.ring_bytes = ring_bytes;
-  first.about.file_bytes = ring_begin + ring_bytes + content_bytes;
+  first.about.file_bytes = file_bytes;
+  first.about.spill_at = spill_at;
   std::ranges::copy(of_owner, first.of_owner.begin());
   log made{std::move(file), first};
-  if (auto done = made.check(os::allocate(made.file_.cached, 0, first.about.file_bytes, false), "allocate"); !done) {
-    return std::unexpected(std::move(done).error());
-  }
-  // The first write to allocated blocks costs twice as much as later ones: commits are not to pay for it.
-  std::vector<page> const zeros(std::min<std::size_t>(transfer_pages, ring_bytes / page_bytes));
+  // The first write to a block costs twice as much as later ones, and may find the disk full: commits are not to pay for it.
+  std::vector<page> const zeros(std::min<std::size_t>(transfer_pages, made.content_begin() / page_bytes));
   auto const block = std::as_bytes(std::span{zeros});
-  for (std::uint64_t at = 0; at < ring_bytes; at += block.size()) {
-    auto const part = block.first(std::min<std::uint64_t>(block.size(), ring_bytes - at));
-    if (auto done = made.write(made.file_.direct, ring_begin + at, part, false); !done) {
+  for (std::uint64_t at = 0; at < made.content_begin(); at += block.size()) {
+    auto const part = block.first(std::min<std::uint64_t>(block.size(), made.content_begin() - at));
+    if (auto done = made.write(made.file_.direct, at, part, false); !done) {
       return std::unexpected(std::move(done).error());
     }
   }
@@ -125,23 +176,19 @@ auto log::open(journaled_file file) -> result<log> {
   if (auto done = opened.recover(); !done) {
     return std::unexpected(std::move(done).error());
   }
+  opened.stats_ = {};
   return opened;
 }
 
-auto log::read(std::uint64_t at, std::span<std::byte> bytes) -> result<void> {
-  for (auto rest = bytes; !rest.empty();) {
-    auto const offset = at + (bytes.size() - rest.size());
-    auto const got = os::retry([&] { return os::read_at(file_.direct, offset, rest); });
-    if (!got) {
-      return fail(got.error(), "read", byte_range{.offset = at, .length = bytes.size()});
-    }
-    if (*got == 0) { // past the end, where zeros stand for what is missing
-      std::ranges::fill(rest, std::byte{0});
-      return {};
-    }
-    rest = rest.subspan(*got);
+auto log::examine(journaled_file file) -> result<log> {
+  log examined{std::move(file), {}};
+  if (auto done = examined.read_slots(); !done) {
+    return std::unexpected(std::move(done).error());
   }
-  return {};
+  if (auto done = examined.find_records(); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  return examined;
 }
 
 auto log::read_slots() -> result<void> {
@@ -172,7 +219,7 @@ auto log::recover() -> result<void> {
   if (auto done = find_records(); !done) {
     return done;
   }
-  if (auto done = make_durable(); !done) {
+  if (auto done = bring_to(level::power); !done) {
     return done;
   }
   auto const status = os::status(file_.cached);
@@ -180,53 +227,95 @@ auto log::recover() -> result<void> {
     return fail(status.error(), "examine");
   }
   if (status->size < file_bytes_) {
-    if (auto done = check(os::allocate(file_.cached, status->size, file_bytes_ - status->size, false), "allocate");
-        !done) {
+    if (auto done = check(os::set_size(file_.cached, file_bytes_), "resize"); !done) {
       return done;
     }
   }
-  return apply_all();
+  if (auto done = apply_all(); !done) {
+    return done;
+  }
+  // Only now, for it may have been of a record that lies there.
+  return status->size > spill_at() ? check(os::set_size(file_.cached, file_bytes_), "resize") : result<void>{};
 }
 
 auto log::find_records() -> result<void> {
-  std::vector<page> ring(slot_.about.ring_bytes / page_bytes);
-  if (auto done = read(ring_begin, bytes_of(ring)); !done) {
+  std::vector<page> pages(slot_.about.ring_bytes / page_bytes);
+  if (auto done = read(ring_begin, bytes_of(pages)); !done) {
     return done;
   }
-  std::span<std::byte const> const bytes = bytes_of(ring);
+  std::span<std::byte const> const ring = bytes_of(pages);
   while (true) {
-    auto at = head_;
-    auto found = record_view::find(bytes.subspan(at), slot_.about, sequence_);
-    if (!found && at != 0) {
-      at = 0; // where one begins that does not fit before the end
-      found = record_view::find(bytes, slot_.about, sequence_);
+    auto found = find_record(ring, head_);
+    if (found && !*found && head_ != 0) {
+      found = find_record(ring, 0); // where one begins that does not fit before the end
     }
     if (!found) {
+      return std::unexpected(std::move(found).error());
+    }
+    if (!*found) {
       return {};
     }
-    add({.what = transaction{*found}, .at = at, .durable = false}, found->about().file_bytes);
   }
+}
+
+// Adds the next record where it begins there.
+auto log::find_record(std::span<std::byte const> ring, std::uint64_t at) -> result<bool> {
+  auto const bytes = ring.subspan(at);
+  if (auto const found = record_view::find(bytes, slot_.about, sequence_); found) {
+    add({.what = transaction{*found}, .at = at, .reached = level::process, .reference = {}});
+    return true;
+  }
+  auto const elsewhere = find_reference(bytes, slot_.about, sequence_);
+  return elsewhere ? find_spilled(*elsewhere, at) : false;
+}
+
+// The same for one that the ring refers to.
+auto log::find_spilled(reference const& to, std::uint64_t at) -> result<bool> {
+  auto const status = os::status(file_.cached);
+  if (!status) {
+    return fail(status.error(), "examine");
+  }
+  if (to.offset != spill_at() || !os::fits(to.offset, to.length, status->size)) {
+    return false;
+  }
+  std::vector<page> pages(whole_pages(to.length) / page_bytes);
+  if (auto done = read(to.offset, bytes_of(pages)); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  auto const found = record_view::find(bytes_of(pages), slot_.about, sequence_);
+  if (!found || found->about().length != to.length || found->about().checksum != to.checksum) {
+    return false;
+  }
+  add({.what = transaction{std::move(pages), to.length},
+       .at = at,
+       .reached = level::process,
+       .reference = page_of(to)});
+  return true;
 }
 
 // --- Records ----------------------------------------------------------------------------------------------------------
 
-void log::note_unapplied(record const& one) {
-  one.what.view().for_each_change(
-      [&](std::uint64_t number, std::uint64_t lines, std::span<std::byte const>) { unapplied_[number] |= lines; });
+void log::note_lines(record const& of, lines_of_pages& lines) {
+  of.what.view().for_each_change(
+      [&](std::uint64_t number, std::uint64_t changed, std::span<std::byte const>) { lines[number] |= changed; });
 }
 
-void log::add(record one, std::uint64_t file_bytes) {
-  note_unapplied(one);
+void log::add(record one) {
+  {
+    std::scoped_lock const lock{unapplied_->mutex};
+    note_lines(one, unapplied_->lines);
+  }
   tail_ = sequence_ == slot_.about.sequence ? one.at : tail_;
-  head_ = (one.at + one.what.size_in_ring()) % slot_.about.ring_bytes;
-  file_bytes_ = file_bytes;
+  head_ = one.end() % slot_.about.ring_bytes;
+  file_bytes_ = one.what.view().about().file_bytes;
   ++sequence_;
   records_.push_back(std::move(one));
 }
 
 auto log::unapplied_lines(std::uint64_t number) const noexcept -> std::uint64_t {
-  auto const found = unapplied_.find(number);
-  return found == unapplied_.end() ? 0 : found->second;
+  std::scoped_lock const lock{unapplied_->mutex};
+  auto const found = unapplied_->lines.find(number);
+  return found == unapplied_->lines.end() ? 0 : found->second;
 }
 
 // Where in the ring a record of that length goes; nothing while records of the last checkpoint are in the way.
@@ -257,31 +346,93 @@ auto log::commit(transaction what, level wanted, std::uint64_t file_bytes) -> re
   if (failed_) {
     return std::unexpected(*failed_);
   }
-  auto const length = what.size_in_ring();
-  if (length > slot_.about.ring_bytes) {
-    return std::unexpected(error::make({EMSGSIZE, std::system_category()}, "commit to", file_.path, {},
-                                       "the transaction takes " + std::to_string(length) +
-                                           " bytes, and the journal has " + std::to_string(slot_.about.ring_bytes)));
-  }
-  auto const at = make_room(length);
+  auto done = what.size_in_ring() <= slot_.about.ring_bytes ? commit_in_ring(std::move(what), wanted, file_bytes)
+                                                            : commit_spilled(std::move(what), file_bytes);
+  stats_.commits += done ? 1 : 0;
+  return done;
+}
+
+auto log::commit_in_ring(transaction what, level wanted, std::uint64_t file_bytes) -> result<void> {
+  auto const at = make_room(what.size_in_ring());
   if (!at) {
     return std::unexpected(at.error());
   }
   what.seal(slot_.about, sequence_, file_bytes);
-  add({.what = std::move(what), .at = *at, .durable = false}, file_bytes);
-  return wanted == level::power ? make_durable()
-                                : write(file_.direct, ring_begin + *at, records_.back().what.in_ring(), false);
+  add({.what = std::move(what), .at = *at, .reached = level::none, .reference = {}});
+  return bring_to(wanted);
 }
 
-// What a later transaction builds on has to be there with it.
-auto log::make_durable() -> result<void> {
-  for (auto& one : records_) {
-    if (!one.durable) {
-      if (auto done = write(file_.direct, ring_begin + one.at, one.what.in_ring(), true); !done) {
-        return done;
-      }
-      one.durable = true;
+// What is behind the content is in the way of its growing, so the transaction is brought in place before it ends.
+auto log::commit_spilled(transaction what, std::uint64_t file_bytes) -> result<void> {
+  auto const at = make_room(page_bytes);
+  if (!at) {
+    return std::unexpected(at.error());
+  }
+  auto const before = os::status(file_.cached);
+  if (!before) {
+    return fail(before.error(), "examine");
+  }
+  what.seal(slot_.about, sequence_, file_bytes);
+  auto done = spill(what.pages());
+  if (done) {
+    auto refers = page_of(reference_to(what.view(), spill_at()));
+    add({.what = std::move(what), .at = *at, .reached = level::none, .reference = std::move(refers)});
+    done = checkpoint();
+  }
+  if (failed_) {
+    return done;
+  }
+  auto cut = check(os::set_size(file_.cached, before->size), "resize");
+  return cut ? done : cut;
+}
+
+// Writes a record behind the content. The write fails without harm where the disk is full. The sync, which could as well
+// be about a page of the content, does not: so it is a call of its own.
+auto log::spill(std::span<page const> pages) -> result<void> {
+  auto const bytes = std::as_bytes(pages);
+  if (auto const done = transfer(file_.direct, spill_at(), bytes, false); !done) {
+    auto const range = byte_range{.offset = spill_at(), .length = bytes.size()};
+    if (is_full_disk(done.error())) {
+      return std::unexpected(error::make({done.error(), std::system_category()}, "write", file_.path, range));
     }
+    return fail(done.error(), "write", range);
+  }
+  stats_.journal_bytes += bytes.size();
+  return check(os::sync_data(file_.cached), "sync");
+}
+
+// Brings all records at least that far; what a later transaction builds on has to be there with it. Those that lie one
+// behind the other go out in one write.
+auto log::bring_to(level wanted) -> result<void> {
+  auto first = std::ranges::find_if(records_, [&](record const& one) { return one.reached < wanted; });
+  while (first != records_.end()) {
+    auto const before_gap = std::ranges::adjacent_find(
+        first, records_.end(), [](record const& one, record const& next) { return one.end() != next.at; });
+    auto const last = before_gap == records_.end() ? before_gap : std::next(before_gap);
+    if (auto done = write_in_ring({first, last}, wanted); !done) {
+      return done;
+    }
+    first = last;
+  }
+  return {};
+}
+
+auto log::write_in_ring(std::ranges::subrange<std::deque<record>::iterator> run, level wanted) -> result<void> {
+  std::vector<page> together;
+  auto pages = run.front().in_ring();
+  if (run.size() > 1) {
+    for (auto const& one : run) {
+      together.insert(together.end(), one.in_ring().begin(), one.in_ring().end());
+    }
+    pages = together;
+  }
+  auto const bytes = std::as_bytes(pages);
+  if (auto done = write(file_.direct, ring_begin + run.front().at, bytes, wanted == level::power); !done) {
+    return done;
+  }
+  stats_.journal_bytes += bytes.size();
+  for (auto& one : run) {
+    one.reached = wanted;
   }
   return {};
 }
@@ -290,16 +441,18 @@ auto log::apply() -> result<void> {
   if (failed_) {
     return std::unexpected(*failed_);
   }
-  while (!records_.empty() && records_.front().durable) {
+  while (!records_.empty() && records_.front().reached == level::power) {
     if (auto done = write_in_place(records_.front().what.view()); !done) {
       return done;
     }
     records_.pop_front();
   }
-  unapplied_.clear();
-  for (auto const& left : records_) {
-    note_unapplied(left);
+  lines_of_pages left;
+  for (auto const& one : records_) {
+    note_lines(one, left);
   }
+  std::scoped_lock const lock{unapplied_->mutex};
+  unapplied_->lines.swap(left);
   return {};
 }
 
@@ -325,7 +478,7 @@ auto log::checkpoint() -> result<void> {
   if (sequence_ == slot_.about.sequence) {
     return {};
   }
-  if (auto done = make_durable(); !done) {
+  if (auto done = bring_to(level::power); !done) {
     return done;
   }
   return apply_all();
@@ -338,7 +491,11 @@ auto log::apply_all() -> result<void> {
   if (auto done = check(os::sync_data(file_.cached), "sync"); !done) {
     return done;
   }
-  return write_header();
+  if (auto done = write_header(); !done) {
+    return done;
+  }
+  ++stats_.checkpoints;
+  return {};
 }
 
 auto log::write_header() -> result<void> {
@@ -350,7 +507,8 @@ auto log::write_header() -> result<void> {
                 .sequence = sequence_,
                 .tail = head_,
                 .ring_bytes = slot_.about.ring_bytes,
-                .file_bytes = file_bytes_};
+                .file_bytes = file_bytes_,
+                .spill_at = slot_.about.spill_at};
   next.about.checksum = checksum_of(next);
   auto const at = next.about.generation % slot_count * page_bytes;
   if (auto done = write(file_.direct, at, std::as_bytes(std::span{&next, 1}), true); !done) {

@@ -5,10 +5,16 @@ module;
 #include <cstdint>
 #include <deque>
 #include <expected>
+#include <functional>
+#include <memory>
+#include <mutex>
 #include <optional>
+#include <ranges>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
+#include <vector>
 
 export module fmmap.journal:log;
 
@@ -19,39 +25,61 @@ import :transaction;
 
 export namespace fmmap::journal {
 
-// How far a transaction has to be brought before it counts as committed. After power loss there are all transactions up to
-// one that is not older than the last of `power`.
+// How far a transaction has to be brought before it counts as committed. After a crash there are all transactions up to one
+// that is not older than the last that survives such a crash.
 enum class level : unsigned char {
-  process, // survives the process
+  none,    // survives nothing: its record is written with a later one
+  process, // survives the process, and with it all earlier ones do
   power,   // survives power loss, and with it all earlier ones do
 };
 
-// The file, open twice: through the page cache, and past it where the file system can. The descriptors stay the caller's.
+// The file, open twice: through the page cache, and past it where the file system can; else both are the same descriptor.
+// The descriptors stay the caller's.
 struct journaled_file {
   os::descriptor cached;
   os::descriptor direct;
   std::string path; // for errors
 };
 
-// One thread at a time. Where a write or a sync fails nothing more is done, and every call returns that error: what is on
-// the disk is known again when the file has been opened anew.
+// Since the file was opened.
+struct log_stats {
+  std::uint64_t commits;
+  std::uint64_t journal_bytes; // written into the ring and behind the content
+  std::uint64_t checkpoints;
+};
+
+// One thread at a time, but for `unapplied_lines`. Where a write or a sync fails nothing more is done, and every call
+// returns that error: what is on the disk is known again when the file has been opened anew.
 class log {
 public:
-  // Makes an empty file a journaled one, with blocks behind all of it, a content that reads as zero, and in its header what
-  // its owner wants there. All of it is durable then, but for the name.
+  // Makes a file a journaled one, with blocks behind header and ring, and in its header what its owner wants there. All of
+  // it is durable then, but for the name. Whatever the file has behind the ring is the content, up to `file_bytes`, which
+  // the caller makes before or after. All numbers are of whole pages of the format.
+  //
+  // `spill_at`: an offset that the file will never reach, where records that the ring cannot hold lie while they are
+  // committed.
   //
   // Errors: what the system reports; the file is of no use then.
-  [[nodiscard]] static auto create(journaled_file file, std::uint64_t ring_bytes, std::uint64_t content_bytes,
-                                   std::span<std::byte const, owner_bytes> of_owner) -> result<log>;
+  [[nodiscard]] static auto create(journaled_file file, std::uint64_t ring_bytes, std::uint64_t file_bytes,
+                                   std::uint64_t spill_at, std::span<std::byte const, owner_bytes> of_owner)
+      -> result<log>;
 
-  // Opens the journal of a file, completes what was committed and not in place yet, and forgets what was not committed.
+  // Opens the journal of a file, completes what was committed and not in place yet, and forgets what was not committed. A
+  // file that is shorter than `file_bytes()` is made as long, without blocks; nothing is left at `spill_at()`.
   //
   // Errors: `std::errc::bad_message` when no slot is valid; what the system reports.
   [[nodiscard]] static auto open(journaled_file file) -> result<log>;
 
+  // For readers: finds what was committed and is not in place, and writes nothing, so descriptors for reading will do. Only
+  // const members may be called then.
+  //
+  // Errors: as those of `open`.
+  [[nodiscard]] static auto examine(journaled_file file) -> result<log>;
+
   [[nodiscard]] inline auto content_begin() const noexcept -> std::uint64_t {
     return ring_begin + slot_.about.ring_bytes;
   }
+  [[nodiscard]] inline auto spill_at() const noexcept -> std::uint64_t { return slot_.about.spill_at; }
   [[nodiscard]] inline auto of_owner() const noexcept -> std::span<std::byte const, owner_bytes> {
     return slot_.of_owner;
   }
@@ -62,14 +90,33 @@ public:
   // Of the next transaction.
   [[nodiscard]] inline auto sequence() const noexcept -> std::uint64_t { return sequence_; }
 
+  [[nodiscard]] inline auto stats() const noexcept -> log_stats { return stats_; }
+
   // Lines of a page that have been committed and are not in place yet. Whoever compares with the file to find out what has
-  // changed has to add them to what is different.
+  // changed has to add them to what is different. A line leaves when it has been written in place, never before: who asks
+  // first and compares then misses none.
+  //
+  // Thread safety: may be called by any thread, also while another one is in a call of this object.
   [[nodiscard]] auto unapplied_lines(std::uint64_t number) const noexcept -> std::uint64_t;
 
-  // Commits a transaction about a file that is `file_bytes` long.
+  // Calls `visit` with the number of a page, a mask of its lines, and those lines, for every change that is not in place
+  // yet. Of a line that comes several times the last is the content.
+  template <class Visit>
+  void for_each_unapplied(Visit visit) const {
+    for (auto const& one : records_) {
+      one.what.view().for_each_change(std::ref(visit));
+    }
+  }
+
+  // Commits a transaction about a file that is `file_bytes` long, `spill_at()` at most. Where the ring has no room for it,
+  // there is a checkpoint first.
   //
-  // Errors: `std::errc::message_size` when the ring could not hold it if it were empty; nothing has happened then. What the
-  // system reports: then it may have been committed or not.
+  // A transaction that is longer than the ring is written behind the content, and is in place when the call returns, the
+  // file as long as it was before: nobody else may change its length meanwhile.
+  //
+  // Errors: `std::errc::no_space_on_device`, EDQUOT or `std::errc::file_too_large` when there are no blocks behind the
+  // content for a transaction longer than the ring; nothing has happened then, and others can be committed. What the
+  // system reports else: then it may have been committed or not.
   [[nodiscard]] auto commit(transaction what, level wanted, std::uint64_t file_bytes) -> result<void>;
 
   // Writes all durable transactions in place.
@@ -82,27 +129,51 @@ private:
   struct record {
     transaction what;
     std::uint64_t at; // in the ring
-    bool durable;
+    level reached;
+    std::vector<page> reference; // what lies there, when the transaction lies elsewhere
+
+    [[nodiscard]] inline auto in_ring() const noexcept -> std::span<page const> {
+      return reference.empty() ? what.pages() : std::span<page const>{reference};
+    }
+    [[nodiscard]] inline auto end() const noexcept -> std::uint64_t { return at + in_ring().size_bytes(); }
   };
 
-  log(journaled_file file, slot const& current) noexcept;
+  using lines_of_pages = std::unordered_map<std::uint64_t, std::uint64_t>;
+
+  // What other threads may ask for.
+  struct unapplied {
+    std::mutex mutex;
+    lines_of_pages lines;
+  };
+
+  log(journaled_file file, slot const& current);
 
   [[nodiscard]] auto read_slots() -> result<void>;
   [[nodiscard]] auto recover() -> result<void>;
   [[nodiscard]] auto find_records() -> result<void>;
+  [[nodiscard]] auto find_record(std::span<std::byte const> ring, std::uint64_t at) -> result<bool>;
+  [[nodiscard]] auto find_spilled(reference const& to, std::uint64_t at) -> result<bool>;
 
-  void add(record one, std::uint64_t file_bytes);
-  void note_unapplied(record const& one);
+  void add(record one);
+  static void note_lines(record const& of, lines_of_pages& lines);
   [[nodiscard]] auto find_room(std::uint64_t length) const noexcept -> std::optional<std::uint64_t>;
   [[nodiscard]] auto make_room(std::uint64_t length) -> result<std::uint64_t>;
-  [[nodiscard]] auto make_durable() -> result<void>;
+  [[nodiscard]] auto commit_in_ring(transaction what, level wanted, std::uint64_t file_bytes) -> result<void>;
+  [[nodiscard]] auto commit_spilled(transaction what, std::uint64_t file_bytes) -> result<void>;
+  [[nodiscard]] auto spill(std::span<page const> pages) -> result<void>;
+  [[nodiscard]] auto bring_to(level wanted) -> result<void>;
+  [[nodiscard]] auto write_in_ring(std::ranges::subrange<std::deque<record>::iterator> run, level wanted)
+      -> result<void>;
   [[nodiscard]] auto write_in_place(record_view changes) -> result<void>;
   [[nodiscard]] auto apply_all() -> result<void>; // once all of it is durable
   [[nodiscard]] auto write_header() -> result<void>;
 
   [[nodiscard]] auto read(std::uint64_t at, std::span<std::byte> bytes) -> result<void>;
-  [[nodiscard]] auto write(os::descriptor to, std::uint64_t at, std::span<std::byte const> bytes, bool durably)
+  [[nodiscard]] auto write(os::descriptor const& to, std::uint64_t at, std::span<std::byte const> bytes, bool durably)
       -> result<void>;
+  [[nodiscard]] auto transfer(os::descriptor const& to, std::uint64_t at, std::span<std::byte const> bytes,
+                              bool durably) -> os::outcome<void>;
+  [[nodiscard]] auto gives_up_direct(os::descriptor used, int code) noexcept -> bool;
   [[nodiscard]] auto check(os::outcome<void> const& done, std::string_view operation) -> result<void>;
   auto fail(int code, std::string_view operation, std::optional<byte_range> range = {}) -> std::unexpected<error>;
 
@@ -113,8 +184,9 @@ private:
   std::uint64_t sequence_ = 0; // of it
   std::uint64_t file_bytes_ = 0;
   std::deque<record> records_; // that are not in place yet
-  std::unordered_map<std::uint64_t, std::uint64_t> unapplied_;
+  std::unique_ptr<unapplied> unapplied_ = std::make_unique<unapplied>();
   std::optional<error> failed_;
+  log_stats stats_{};
 };
 
 } // namespace fmmap::journal

@@ -7,6 +7,7 @@ module;
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
 // A record while it is made, in memory that direct I/O takes.
@@ -22,6 +23,10 @@ public:
 
   // A record that has been found, as it is.
   explicit transaction(record_view found) { std::ranges::copy(found.bytes(), extend(found.bytes().size())); }
+
+  // The same, with the pages that it has been read into.
+  inline transaction(std::vector<page> pages, std::size_t length) noexcept
+      : pages_{std::move(pages)}, length_{length} {}
 
   // What it takes in the ring.
   [[nodiscard]] inline auto size_in_ring() const noexcept -> std::uint64_t { return whole_pages(length_); }
@@ -52,14 +57,14 @@ public:
 
   [[nodiscard]] inline auto view() const noexcept -> record_view { return record_view{record()}; }
 
-  // As it is written: whole pages.
-  [[nodiscard]] inline auto in_ring() const noexcept -> std::span<std::byte const> {
-    return std::as_bytes(std::span{pages_});
-  }
+  // As it is written.
+  [[nodiscard]] inline auto pages() const noexcept -> std::span<page const> { return pages_; }
 
 private:
   [[nodiscard]] inline auto first_byte() noexcept -> std::byte* { return reinterpret_cast<std::byte*>(pages_.data()); }
-  [[nodiscard]] inline auto record() const noexcept -> std::span<std::byte const> { return in_ring().first(length_); }
+  [[nodiscard]] inline auto record() const noexcept -> std::span<std::byte const> {
+    return std::as_bytes(pages()).first(length_);
+  }
 
   auto extend(std::size_t more) -> std::byte* {
     auto const begin = length_;

@@ -22,12 +22,16 @@ public:
   explicit journaled(std::filesystem::path const& path)
       : journaled{path, [](auto file) { return fmmap::journal::log::open(std::move(file)); }} {}
 
-  // Creates it.
+  // Creates it, with a content of zeros.
   journaled(std::filesystem::path const& path, std::size_t ring_pages, std::size_t content_pages)
-      : journaled{(scratch_file(path), path), [&](auto file) {
+      : journaled{blank_file(path, 2 + ring_pages + content_pages), [&](auto file) {
+                    constexpr std::size_t never_reached = 2; // pages
                     std::array<std::byte, fmmap::journal::owner_bytes> of_owner{};
+                    auto const file_pages = 2 + ring_pages + content_pages;
                     return fmmap::journal::log::create(std::move(file), ring_pages * fmmap::journal::page_bytes,
-                                                       content_pages * fmmap::journal::page_bytes, of_owner);
+                                                       file_pages * fmmap::journal::page_bytes,
+                                                       (file_pages + never_reached) * fmmap::journal::page_bytes,
+                                                       of_owner);
                   }} {}
 
   journaled(journaled const&) = delete;
@@ -38,7 +42,8 @@ public:
 
   // What is in place.
   [[nodiscard]] auto content() const -> std::string {
-    return read_back(path_).substr(static_cast<std::size_t>(log_.content_begin()));
+    return read_back(path_).substr(static_cast<std::size_t>(log_.content_begin()),
+                                   static_cast<std::size_t>(log_.file_bytes() - log_.content_begin()));
   }
 
   [[nodiscard]] auto commit(std::string const& next, fmmap::journal::level wanted) -> fmmap::result<void> {
@@ -75,7 +80,11 @@ private:
     fmmap::os::descriptor value_;
   };
 
-  static void scratch_file(std::filesystem::path const& path) { std::ofstream{path}; }
+  static auto blank_file(std::filesystem::path const& path, std::size_t pages) -> std::filesystem::path const& {
+    std::ofstream{path};
+    std::filesystem::resize_file(path, pages * fmmap::journal::page_bytes);
+    return path;
+  }
 
   template <class Make>
   journaled(std::filesystem::path path, Make make)
