@@ -64,6 +64,20 @@ enum class errc : int {
   forked,
   /// Somebody else has had the lock for as long as it could be waited for. Equals `std::errc::timed_out`.
   lock_timed_out,
+  /// There is nothing of that name.
+  not_found,
+  /// There is something of that name already.
+  already_exists,
+  /// What has that name is of another type.
+  type_mismatch,
+  /// The file is not one of a persistent heap.
+  not_a_heap,
+  /// The heap was made by a program whose objects are laid out in another way.
+  incompatible,
+  /// What the file says of itself contradicts itself.
+  damaged,
+  /// Something that is to be committed points to memory that ends with the process.
+  escaped_pointer,
 };
 
 /// The category of `errc`, named "fmmap".

@@ -4,3 +4,4 @@ export module fmmap.pmr;
 export import :allocation_error;
 export import :flushable_resource;
 export import :mapped_resource;
+export import :persistent_heap;

@@ -651,6 +651,35 @@ auto allocator::state_of(std::size_t chunk) const -> chunk_state {
   return state;
 }
 
+auto allocator::is_live(std::size_t offset, std::size_t length) const -> bool {
+  if (!books_.is_used(offset, length)) {
+    return false;
+  }
+  if (books_.entry(offset / page_bytes).kind == page_kind::plain) {
+    return true;
+  }
+  auto const block = books_.bit_of(offset);
+  return std::ranges::none_of(blocks_in_magazines(), [&](books::bit const& cached) {
+    return cached.word == block.word && cached.mask == block.mask;
+  });
+}
+
+auto allocator::live_bytes() const -> std::size_t {
+  auto live = books_.used_bytes();
+  registry::for_magazines(const_cast<allocator&>(*this), [&](magazines& each) {
+    for (unsigned c = 0; c < class_count; ++c) {
+      live -= each.counts[c].load(std::memory_order_relaxed) * class_size(c);
+    }
+  });
+  return live;
+}
+
+void allocator::export_again(std::size_t chunk) noexcept {
+  if (chunk * chunk_pages < books_.page_count()) {
+    books_.mark_dirty({.first = chunk * chunk_pages, .count = 1});
+  }
+}
+
 void allocator::export_dirty(std::function<void(std::size_t chunk, chunk_state const& state)> const& visit) {
   auto const blocks = blocks_in_magazines();
   std::vector<std::size_t> cached;

@@ -138,6 +138,15 @@ public:
 
   [[nodiscard]] auto state_of(std::size_t chunk) const -> chunk_state;
 
+  // Whether something is allocated that holds these bytes.
+  [[nodiscard]] auto is_live(std::size_t offset, std::size_t length) const -> bool;
+
+  // What all that is allocated takes, in bytes of blocks and pages.
+  [[nodiscard]] auto live_bytes() const -> std::size_t;
+
+  // Makes the next export visit that chunk too.
+  void export_again(std::size_t chunk) noexcept;
+
   // Calls `visit` with each chunk whose state may have changed since the last call, and its state.
   void export_dirty(std::function<void(std::size_t chunk, chunk_state const& state)> const& visit);
 

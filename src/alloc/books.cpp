@@ -433,6 +433,44 @@ auto books::bit_of(std::size_t offset) const noexcept -> bit {
   return {.word = (slab * words_per_page) + (index / word_bits), .mask = std::uint64_t{1} << (index % word_bits)};
 }
 
+auto books::is_used(std::size_t offset, std::size_t length) const noexcept -> bool {
+  auto const size = page_count() * page_bytes;
+  if (length == 0 || offset >= size || length > size - offset) {
+    return false;
+  }
+  auto const first = offset / page_bytes;
+  auto const last = (offset + length - 1) / page_bytes;
+  if (entry(first).kind == page_kind::plain) {
+    for (auto page = first; page <= last; ++page) {
+      if (entry(page).kind != page_kind::plain || is_free(page)) {
+        return false;
+      }
+    }
+    return true;
+  }
+  auto const slab = entry(first).kind == page_kind::slab ? first : first - entry(first).pages;
+  auto const& about = entry(slab);
+  auto const block = class_sizes[about.size_class];
+  auto const inside = offset - (slab * page_bytes);
+  auto const index = inside / block;
+  auto const word = block_word((slab * words_per_page) + (index / word_bits));
+  return index < block_count(about) && (word & (std::uint64_t{1} << (index % word_bits))) == 0 &&
+         length <= block - (inside % block);
+}
+
+auto books::used_bytes() const noexcept -> std::size_t {
+  std::size_t used = 0;
+  for (std::size_t page = 0; page < page_count(); ++page) {
+    auto const& at = entry(page);
+    if (at.kind == page_kind::slab) {
+      used += (block_count(at) - at.free_count) * class_sizes[at.size_class];
+    } else if (at.kind == page_kind::plain && !is_free(page)) {
+      used += page_bytes;
+    }
+  }
+  return used;
+}
+
 // --- All of it --------------------------------------------------------------------------------------------------------
 
 auto books::take_dirty_chunks() -> std::vector<std::size_t> {

@@ -138,6 +138,9 @@ public:
   };
   auto give_back_block(std::size_t offset, unsigned size_class) noexcept -> returned;
 
+  // What blocks that are not free and pages of runs take together. Looks at every page.
+  [[nodiscard]] auto used_bytes() const noexcept -> std::size_t;
+
   // Where the bit of a block is, in words from the start of the books.
   struct bit {
     std::size_t word;
@@ -149,6 +152,9 @@ public:
     return groups()[page / group_pages].pages[page % group_pages];
   }
   [[nodiscard]] auto is_free(std::size_t page) const noexcept -> bool;
+
+  // Whether these bytes, one at least, lie in one block that is not free, or in pages of runs.
+  [[nodiscard]] auto is_used(std::size_t offset, std::size_t length) const noexcept -> bool;
   [[nodiscard]] inline auto block_word(std::size_t word) const noexcept -> std::uint64_t& {
     constexpr auto in_group = group_pages * words_per_page;
     return groups()[word / in_group].free_blocks[word % in_group];

@@ -74,6 +74,20 @@ public:
       return "it belongs to the process that this one was forked from";
     case errc::lock_timed_out:
       return "it was locked for longer than the wait";
+    case errc::not_found:
+      return "there is nothing of that name";
+    case errc::already_exists:
+      return "there is something of that name already";
+    case errc::type_mismatch:
+      return "what has that name is of another type";
+    case errc::not_a_heap:
+      return "it is not a persistent heap";
+    case errc::incompatible:
+      return "it was made by a program with another layout of objects";
+    case errc::damaged:
+      return "the file contradicts itself";
+    case errc::escaped_pointer:
+      return "something in it points to memory that ends with the process";
     }
     return "unknown error " + std::to_string(value);
   }

@@ -346,8 +346,11 @@ auto log::commit(transaction what, level wanted, std::uint64_t file_bytes) -> re
   if (failed_) {
     return std::unexpected(*failed_);
   }
-  auto done = what.size_in_ring() <= slot_.about.ring_bytes ? commit_in_ring(std::move(what), wanted, file_bytes)
-                                                            : commit_spilled(std::move(what), file_bytes);
+  if (what.is_empty() && file_bytes == file_bytes_) {
+    return bring_to(wanted);
+  }
+  auto done = what.size_in_ring() <= ring_bytes() ? commit_in_ring(std::move(what), wanted, file_bytes)
+                                                  : commit_spilled(std::move(what), file_bytes);
   stats_.commits += done ? 1 : 0;
   return done;
 }

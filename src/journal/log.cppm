@@ -76,9 +76,8 @@ public:
   // Errors: as those of `open`.
   [[nodiscard]] static auto examine(journaled_file file) -> result<log>;
 
-  [[nodiscard]] inline auto content_begin() const noexcept -> std::uint64_t {
-    return ring_begin + slot_.about.ring_bytes;
-  }
+  [[nodiscard]] inline auto ring_bytes() const noexcept -> std::uint64_t { return slot_.about.ring_bytes; }
+  [[nodiscard]] inline auto content_begin() const noexcept -> std::uint64_t { return ring_begin + ring_bytes(); }
   [[nodiscard]] inline auto spill_at() const noexcept -> std::uint64_t { return slot_.about.spill_at; }
   [[nodiscard]] inline auto of_owner() const noexcept -> std::span<std::byte const, owner_bytes> {
     return slot_.of_owner;
@@ -110,6 +109,8 @@ public:
 
   // Commits a transaction about a file that is `file_bytes` long, `spill_at()` at most. Where the ring has no room for it,
   // there is a checkpoint first.
+  //
+  // One without changes, about a file as long as before, only brings the earlier ones to that level.
   //
   // A transaction that is longer than the ring is written behind the content, and is in place when the call returns, the
   // file as long as it was before: nobody else may change its length meanwhile.

@@ -28,6 +28,9 @@ public:
   inline transaction(std::vector<page> pages, std::size_t length) noexcept
       : pages_{std::move(pages)}, length_{length} {}
 
+  // Whether it has no changes.
+  [[nodiscard]] inline auto is_empty() const noexcept -> bool { return length_ == sizeof(record_header); }
+
   // What it takes in the ring.
   [[nodiscard]] inline auto size_in_ring() const noexcept -> std::uint64_t { return whole_pages(length_); }
 

@@ -21,6 +21,9 @@ namespace fmmap {
 
 // Tells the address sanitizer which bytes a program may touch, where it has one.
 [[nodiscard]] auto watches_addresses() noexcept -> bool;
+
+// Whether a sanitizer has taken most of the address space for itself.
+[[nodiscard]] auto has_shadow_memory() noexcept -> bool;
 void poison(std::span<std::byte const> bytes) noexcept;
 void unpoison(std::span<std::byte const> bytes) noexcept;
 

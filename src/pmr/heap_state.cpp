@@ -1,0 +1,679 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <memory_resource>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <random>
+#include <shared_mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+module fmmap.pmr;
+
+import fmmap.alloc;
+import fmmap.core;
+import fmmap.journal;
+import fmmap.lock;
+import fmmap.os;
+import :allocation_error;
+import :heap_format;
+import :heap_memory;
+import :heap_objects;
+import :heap_state;
+import :heap_store;
+
+namespace fmmap {
+
+namespace {
+
+using journal::line_bytes;
+using journal::page_bytes;
+
+constexpr std::size_t first_content = std::size_t{1} << 20;
+constexpr std::size_t least_journal = std::size_t{64} << 10;
+constexpr std::uint64_t all_lines = ~std::uint64_t{0};
+
+auto refuse(std::filesystem::path const& path, std::string_view hint) -> std::unexpected<error> {
+  return std::unexpected(error::make(errc::invalid_options, "create", path.native(), {}, hint));
+}
+
+auto check(heap_options const& options, std::filesystem::path const& path) -> result<void> {
+  if (options.reserve % alloc::chunk_bytes != 0 || options.reserve < first_content ||
+      options.reserve > std::size_t{1} << 46) {
+    return refuse(path, "the reserve has to be a multiple of 64 KiB, from 1 MiB to 64 TiB");
+  }
+  if (options.journal_size % page_bytes != 0 || options.journal_size < least_journal) {
+    return refuse(path, "the journal has to be a multiple of 4096 bytes, 64 KiB at least");
+  }
+  if (reinterpret_cast<std::uintptr_t>(options.base) % heap_format::huge_page != 0) {
+    return refuse(path, "the base has to be a multiple of 2 MiB");
+  }
+  return {};
+}
+
+auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
+  auto lock = file_lock::create(backing);
+  if (!lock) {
+    return lock;
+  }
+  auto const held = lock->try_acquire(mode);
+  if (!held) {
+    return std::unexpected(held.error());
+  }
+  if (!*held) {
+    return std::unexpected(error::make(errc::in_use, "open", backing.path(), {},
+                                       mode == lock_mode::exclusive ? "somebody else has the heap open"
+                                                                    : "somebody else has the heap open for writing"));
+  }
+  return lock;
+}
+
+auto new_header(heap_options const& options, std::uint64_t slot) -> heap_format::heap_header {
+  heap_format::heap_header header{.magic = heap_format::magic,
+                                  .version = heap_format::version,
+                                  .identity = {},
+                                  .slot = slot,
+                                  .reserve = options.reserve,
+                                  .traits = {}};
+  std::random_device source;
+  for (auto& word : header.identity) {
+    word = (std::uint64_t{source()} << 32) | source();
+  }
+  std::ranges::transform(heap_format::traits(), header.traits.begin(), &heap_format::trait::value);
+  return header;
+}
+
+// The lines in which two pages differ.
+auto changed_lines(std::byte const* now, std::byte const* before) noexcept -> std::uint64_t {
+  std::uint64_t lines = 0;
+  for (std::size_t line = 0; line < page_bytes / line_bytes; ++line) {
+    std::array<std::uint64_t, line_bytes / 8> a;
+    std::array<std::uint64_t, line_bytes / 8> b;
+    std::memcpy(a.data(), now + (line * line_bytes), line_bytes);
+    std::memcpy(b.data(), before + (line * line_bytes), line_bytes);
+    std::uint64_t difference = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      difference |= a[i] ^ b[i];
+    }
+    lines |= std::uint64_t{difference != 0} << line;
+  }
+  return lines;
+}
+
+// The work of a staged commit. Keeps the file of the heap.
+class commit_work final : public flush_work {
+public:
+  commit_work(std::shared_ptr<heap_store> store, std::shared_ptr<staged_commit> what)
+      : store_{std::move(store)}, what_{std::move(what)} {}
+  commit_work(commit_work const&) = delete;
+  auto operator=(commit_work const&) -> commit_work& = delete;
+  ~commit_work() override { store_->drop(*what_); }
+
+  [[nodiscard]] auto run() -> result<durability> override {
+    if (auto done = store_->run(*what_); !done) {
+      return std::unexpected(std::move(done).error());
+    }
+    return what_->level == commit_durability::power ? durability::all : durability::none;
+  }
+
+private:
+  std::shared_ptr<heap_store> store_;
+  std::shared_ptr<staged_commit> what_;
+};
+
+} // namespace
+
+// --- The resource -----------------------------------------------------------------------------------------------------
+
+auto heap_resource::flush(durability /*level*/) -> result<durability> {
+  auto done = state_.commit(commit_durability::power);
+  return done ? result<durability>{durability::all} : std::unexpected(std::move(done).error());
+}
+
+auto heap_resource::flush(void const* /*pointer*/, std::size_t /*size*/, durability /*level*/) -> result<durability> {
+  return std::unexpected(error::make(std::make_error_code(std::errc::operation_not_supported), "flush a part of",
+                                     state_.path(), {}, "a heap is committed as a whole"));
+}
+
+auto heap_resource::stage_flush(durability /*level*/) -> result<flush_job> {
+  return state_.stage_commit(commit_durability::power);
+}
+
+auto heap_resource::storage() const noexcept -> std::span<std::byte const> { return state_.storage(); }
+
+auto heap_resource::stats() const -> resource_stats {
+  auto const now = state_.books().in_use();
+  return {.used_bytes = now.used,
+          .free_bytes = now.free,
+          .largest_free = now.longest_free,
+          .reserved_bytes = state_.limit(),
+          .peak_bytes = now.peak};
+}
+
+auto heap_resource::do_allocate(std::size_t size, std::size_t alignment) -> void* {
+  return state_.allocate(size, alignment);
+}
+
+void heap_resource::do_deallocate(void* pointer, std::size_t size, std::size_t alignment) {
+  state_.deallocate(pointer, size, alignment);
+}
+
+auto heap_resource::do_is_equal(std::pmr::memory_resource const& other) const noexcept -> bool {
+  return this == &other;
+}
+
+// --- Beginning and ending ---------------------------------------------------------------------------------------------
+
+heap_state::heap_state(std::shared_ptr<heap_store> store, heap_memory memory, heap_options const& options,
+                       bool read_only)
+    : store_{std::move(store)},
+      memory_{std::move(memory)},
+      read_only_{read_only},
+      checks_pointers_{options.check_pointers || alloc::debug_build},
+      process_{os::process_id()},
+      objects_{memory_.content()} {}
+
+heap_state::~heap_state() {
+  if (auto const closed = close(); !closed) {
+    report_dropped_error(closed.error());
+  }
+}
+
+auto heap_state::create(std::filesystem::path const& path, heap_options const& options) -> result<owned> {
+  if (auto sound = fmmap::check(options, path); !sound) {
+    return std::unexpected(std::move(sound).error());
+  }
+  auto memory = options.base == nullptr
+                    ? heap_memory::take_any(options.reserve, path.native())
+                    : heap_memory::take(reinterpret_cast<std::uintptr_t>(options.base), options.reserve, path.native());
+  if (!memory) {
+    return std::unexpected(std::move(memory).error());
+  }
+  auto backing = file::create_new(path, {.permissions = options.permissions, .sync_directory = true});
+  if (!backing) {
+    return std::unexpected(std::move(backing).error());
+  }
+  auto made = create_in(std::move(*backing), std::move(*memory), options);
+  if (!made) {
+    if (auto const removed = os::unlink(os::working_directory, path.c_str()); !removed) {
+      report_dropped_error(error::make({removed.error(), std::system_category()}, "remove the new", path.native()));
+    }
+  }
+  return made;
+}
+
+auto heap_state::create_in(file backing, heap_memory memory, heap_options const& options) -> result<owned> {
+  auto lock = lock_heap(backing, lock_mode::exclusive);
+  if (!lock) {
+    return std::unexpected(std::move(lock).error());
+  }
+  auto store = heap_store::create(std::move(backing), std::move(*lock), new_header(options, memory.slot()), options,
+                                  first_content);
+  if (!store) {
+    return std::unexpected(std::move(store).error());
+  }
+  owned made{new heap_state{std::move(*store), std::move(memory), options, false}};
+  if (auto done = made->begin(first_content); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  if (auto done = made->format(); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  return made;
+}
+
+auto heap_state::open(std::filesystem::path const& path, heap_options const& options, bool read_only) -> result<owned> {
+  auto backing = file::open(path, {.access = read_only ? access::read_only : access::read_write});
+  if (!backing) {
+    return std::unexpected(std::move(backing).error());
+  }
+  auto lock = lock_heap(*backing, read_only ? lock_mode::shared : lock_mode::exclusive);
+  if (!lock) {
+    return std::unexpected(std::move(lock).error());
+  }
+  auto store = heap_store::open(std::move(*backing), std::move(*lock), read_only);
+  if (!store) {
+    return std::unexpected(std::move(store).error());
+  }
+  auto const& header = (*store)->header();
+  auto memory = heap_memory::take(header.slot, header.reserve, path.native());
+  if (!memory) {
+    return std::unexpected(std::move(memory).error());
+  }
+  auto const content = (*store)->committed_content();
+  if (!read_only) { // a copy of the file may have holes
+    if (auto done = (*store)->allocate(0, content); !done) {
+      return std::unexpected(std::move(done).error());
+    }
+  }
+  owned made{new heap_state{std::move(*store), std::move(*memory), options, read_only}};
+  if (auto done = made->begin(content); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  if (auto done = made->load(); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  return made;
+}
+
+// Maps what there is.
+auto heap_state::begin(std::uint64_t content) -> result<void> {
+  auto const size = static_cast<std::size_t>(content);
+  auto const& where = store_->where();
+  auto view = mapping::map(store_->backing(),
+                           {.range = {.offset = 0, .length = static_cast<std::size_t>(where.file_bytes(size))},
+                            .reserve = static_cast<std::size_t>(where.file_bytes(limit()))});
+  if (!view) {
+    return std::unexpected(std::move(view).error());
+  }
+  view_ = std::move(*view);
+  if (auto const mapped = memory_.extend(store_->descriptor(), where, size); !mapped) {
+    return fail(mapped.error(), "map");
+  }
+  resource_ = new (memory_.overlay()) heap_resource{*this};
+  return {};
+}
+
+// Makes the first commit, of a heap without objects.
+auto heap_state::format() -> result<void> {
+  auto made = make_allocator(memory_.size());
+  if (!made) {
+    return std::unexpected(std::move(made).error());
+  }
+  allocator_ = std::move(*made);
+  // A page at twice its alignment is a run of its own, at the beginning.
+  auto const root = allocator_->allocate(page_bytes, 2 * page_bytes);
+  if (!root) {
+    return std::unexpected(root.error());
+  }
+  objects_.format();
+  return commit(commit_durability::power);
+}
+
+auto heap_state::load() -> result<void> {
+  auto const unapplied = replay();
+  auto made = make_allocator(memory_.size());
+  if (!made) {
+    return std::unexpected(std::move(made).error());
+  }
+  if (auto const wrong = (*made)->import([&](std::size_t chunk) { return read_record(chunk, unapplied); }); wrong) {
+    return fail(errc::damaged, "open", "the books of chunk " + std::to_string(*wrong) + " can be none");
+  }
+  if (auto const wrong = objects_.load(**made, memory_.size()); wrong) {
+    return fail(errc::damaged, "open", *wrong);
+  }
+  allocator_ = std::move(*made);
+  if (read_only_) {
+    allocator_->refuse(errc::read_only);
+    if (auto const done = memory_.protect(); !done) {
+      return fail(done.error(), "protect");
+    }
+  }
+  return {};
+}
+
+auto heap_state::make_allocator(std::size_t size) -> result<std::unique_ptr<alloc::allocator>> {
+  return alloc::allocator::make(*this, {.origin = memory_.content(),
+                                        .size = size,
+                                        .limit = limit(),
+                                        .shared_with_children = true,
+                                        .checked = false,
+                                        .path = std::string{path()}});
+}
+
+// Puts what is committed and not in place into the content, and returns what there is of it of the books.
+auto heap_state::replay() -> line_map {
+  line_map books;
+  store_->for_each_unapplied([&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const> bytes) {
+    auto const content = store_->where().content_at(page * page_bytes);
+    for (; lines != 0; lines &= lines - 1) {
+      auto const line = static_cast<std::uint64_t>(std::countr_zero(lines));
+      if (!content) {
+        std::memcpy(books[(page * (page_bytes / line_bytes)) + line].data(), bytes.data(), line_bytes);
+      } else if (*content < memory_.size()) {
+        std::memcpy(memory_.content() + *content + (line * line_bytes), bytes.data(), line_bytes);
+      }
+      bytes = bytes.subspan(line_bytes);
+    }
+  });
+  return books;
+}
+
+auto heap_state::read_record(std::size_t chunk, line_map const& unapplied) const -> alloc::chunk_state {
+  heap_format::chunk_record record;
+  auto const at = store_->where().record_of(chunk);
+  std::memcpy(&record, view_.bytes().data() + at, sizeof record);
+  if (!unapplied.empty()) {
+    auto* const lines = reinterpret_cast<std::byte*>(&record);
+    for (std::size_t i = 0; i < heap_format::lines_per_record; ++i) {
+      if (auto const found = unapplied.find((at / line_bytes) + i); found != unapplied.end()) {
+        std::memcpy(lines + (i * line_bytes), found->second.data(), line_bytes);
+      }
+    }
+  }
+  return {.pages = record.pages, .free_blocks = record.free_blocks};
+}
+
+auto heap_state::close() -> result<void> {
+  if (resource_ == nullptr && !view_.is_open()) {
+    return {};
+  }
+  if (allocator_) {
+    allocator_->refuse(errc::closed);
+  }
+  resource_ = nullptr;
+  auto const unmapped = memory_.unmap();
+  auto closed = view_.close();
+  if (!unmapped) {
+    return fail(unmapped.error(), "unmap");
+  }
+  if (store_.use_count() == 1) {
+    auto ended = store_->close();
+    return closed ? std::move(ended) : std::move(closed);
+  }
+  return closed;
+}
+
+auto heap_state::fail(errc code, std::string_view operation, std::string_view hint) const -> std::unexpected<error> {
+  return std::unexpected(error::make(code, operation, path(), {}, hint));
+}
+
+auto heap_state::fail(int code, std::string_view operation) const -> std::unexpected<error> {
+  return std::unexpected(error::make({code, std::system_category()}, operation, path()));
+}
+
+auto heap_state::check_usable(std::string_view operation, bool to_write) const -> result<void> {
+  if (os::process_id() != process_) {
+    return fail(errc::forked, operation);
+  }
+  if (to_write && read_only_) {
+    return fail(errc::read_only, operation);
+  }
+  return {};
+}
+
+// --- The space of the allocator ---------------------------------------------------------------------------------------
+
+auto heap_state::grow(std::size_t least, std::size_t wanted) -> result<std::size_t> {
+  auto grown = grow_to(wanted);
+  if (!grown && least < wanted && alloc::is_want_of_space(grown.error())) {
+    grown = grow_to(wanted = least);
+  }
+  if (!grown) {
+    return std::unexpected(std::move(grown).error());
+  }
+  return wanted;
+}
+
+auto heap_state::grow_to(std::size_t size) -> result<void> {
+  if (auto done = store_->allocate(memory_.size(), size); !done) {
+    return done;
+  }
+  auto const& where = store_->where();
+  if (auto done = view_.resize(static_cast<std::size_t>(where.file_bytes(size))); !done) {
+    return done;
+  }
+  if (auto const mapped = memory_.extend(store_->descriptor(), where, size); !mapped) {
+    return fail(mapped.error(), "map");
+  }
+  return {};
+}
+
+// Blocks of the file are given back by nobody yet.
+auto heap_state::provide(std::size_t /*offset*/, std::size_t /*length*/) -> result<void> { return {}; }
+auto heap_state::withdraw(std::size_t /*offset*/, std::size_t /*length*/) -> result<void> { return {}; }
+
+auto heap_state::allocate(std::size_t size, std::size_t alignment) -> void* {
+  auto const offset = allocator_->allocate(size, alignment);
+  if (!offset) [[unlikely]] {
+    throw allocation_error{offset.error()};
+  }
+  return memory_.content() + *offset;
+}
+
+void heap_state::deallocate(void* pointer, std::size_t size, std::size_t alignment) noexcept {
+  auto const offset = reinterpret_cast<std::uintptr_t>(pointer) - reinterpret_cast<std::uintptr_t>(memory_.content());
+  allocator_->deallocate(offset, size, alignment);
+}
+
+// --- Objects ----------------------------------------------------------------------------------------------------------
+
+auto heap_state::allocate_object(std::string_view name, object_type const& type) -> result<void*> {
+  if (auto sound = check_usable("construct an object in", true); !sound) {
+    return std::unexpected(std::move(sound).error());
+  }
+  {
+    std::scoped_lock const lock{objects_mutex_};
+    if (objects_.find(name) != nullptr) {
+      return fail(errc::already_exists, "construct an object in", "\"" + std::string{name} + "\"");
+    }
+  }
+  try {
+    return allocate(type.size, type.alignment);
+  } catch (allocation_error const& failed) {
+    return std::unexpected(failed.why());
+  }
+}
+
+auto heap_state::name_object(std::string_view name, object_type const& type, void* object) -> result<void> {
+  auto const length = object_table::node_bytes(name, type);
+  auto const node = allocator_->allocate(length, alignof(heap_format::object_node));
+  if (!node) {
+    return std::unexpected(node.error());
+  }
+  std::scoped_lock const lock{objects_mutex_};
+  if (objects_.find(name) != nullptr) {
+    allocator_->deallocate(*node, length, alignof(heap_format::object_node));
+    return fail(errc::already_exists, "construct an object in", "\"" + std::string{name} + "\"");
+  }
+  auto const offset = static_cast<std::uint64_t>(static_cast<std::byte*>(object) - memory_.content());
+  objects_.add(*node, name, type, offset);
+  return {};
+}
+
+auto heap_state::unname_object(std::string_view name, object_type const& type) -> result<void*> {
+  auto found = find_object(name, type, true);
+  if (!found) {
+    return found;
+  }
+  std::scoped_lock const lock{objects_mutex_};
+  auto const freed = objects_.remove(name);
+  allocator_->deallocate(freed.node, freed.length, alignof(heap_format::object_node));
+  return found;
+}
+
+auto heap_state::find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*> {
+  if (to_write && read_only_) {
+    return fail(errc::read_only, "find an object in", "one that is const can be had");
+  }
+  std::scoped_lock const lock{objects_mutex_};
+  auto const* const found = objects_.find(name);
+  if (found == nullptr) {
+    return fail(errc::not_found, "find an object in", "\"" + std::string{name} + "\"");
+  }
+  if (found->type != type.name || found->size != type.size || found->alignment != type.alignment) {
+    return fail(errc::type_mismatch, "find an object in",
+                "\"" + std::string{name} + "\" is " + found->type_text + " of " + std::to_string(found->size) +
+                    " bytes, and " + demangle(type.name) + " of " + std::to_string(type.size) + " is asked for");
+  }
+  return memory_.content() + found->object;
+}
+
+void heap_state::for_each_object(std::function<void(object_info const& object)> const& visit) const {
+  std::scoped_lock const lock{objects_mutex_};
+  for (auto const& [name, one] : objects_.entries()) {
+    visit({.name = name,
+           .type = one.type_text,
+           .size = static_cast<std::size_t>(one.size),
+           .address = memory_.content() + one.object});
+  }
+}
+
+// --- Commits ----------------------------------------------------------------------------------------------------------
+
+void heap_state::begin_update() {
+  std::unique_lock gate{gate_};
+  updating_.lock_shared();
+}
+
+void heap_state::end_update() noexcept { updating_.unlock_shared(); }
+
+auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged_commit>> {
+  if (auto sound = check_usable("commit", true); !sound) {
+    return std::unexpected(std::move(sound).error());
+  }
+  std::scoped_lock const quiet{gate_, updating_};
+  if (auto done = store_->apply(); !done) { // what is in place need not be committed once more
+    return std::unexpected(std::move(done).error());
+  }
+  auto made = std::make_shared<staged_commit>();
+  made->level = level;
+  made->file_bytes = store_->where().file_bytes(memory_.size());
+  add_books(*made);
+  auto done = add_content(*made);
+  if (done && checks_pointers_) {
+    done = check_pointers(*made);
+  }
+  if (!done) {
+    store_->drop(*made);
+    return std::unexpected(std::move(done).error());
+  }
+  store_->enqueue(made);
+  return made;
+}
+
+void heap_state::add_changes(staged_commit& one, std::uint64_t page,
+                             std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) {
+  // Asked before the file is looked at: what leaves the journal meanwhile is in the file then.
+  auto const unapplied = store_->unapplied_lines(page);
+  auto const changed = changed_lines(now.data(), view_.bytes().data() + (page * page_bytes));
+  if (auto const differing = (unapplied | changed) & lines; differing != 0) {
+    one.changes.change(page, differing, now);
+  }
+}
+
+// The books of an allocator are not in the content, but beside it.
+void heap_state::add_books(staged_commit& one) {
+  for (auto const chunk : store_->take_returned_chunks()) {
+    allocator_->export_again(chunk);
+  }
+  allocator_->export_dirty([&](std::size_t chunk, alloc::chunk_state const& state) {
+    one.chunks.push_back(chunk);
+    heap_format::chunk_record record{.pages = state.pages, .unused = {}, .free_blocks = state.free_blocks};
+    auto const* from = reinterpret_cast<std::byte const*>(&record);
+    constexpr auto in_page = page_bytes / line_bytes;
+    auto const first = store_->where().record_of(chunk) / line_bytes;
+    for (std::size_t i = 0; i < heap_format::lines_per_record;) { // of one page, or of two
+      auto const line = (first + i) % in_page;
+      auto const count = std::min<std::size_t>(heap_format::lines_per_record - i, in_page - line);
+      alignas(line_bytes) std::array<std::byte, page_bytes> now{};
+      std::memcpy(now.data() + (line * line_bytes), from, count * line_bytes);
+      add_changes(one, (first + i) / in_page, now, (all_lines >> (in_page - count)) << line);
+      from += count * line_bytes;
+      i += count;
+    }
+  });
+}
+
+auto heap_state::add_content(staged_commit& one) -> result<void> {
+  for (std::size_t at = 0; at < memory_.size(); at += page_bytes) {
+    add_changes(one, store_->where().offset_of(at) / page_bytes,
+                std::span<std::byte const, page_bytes>{memory_.content() + at, page_bytes}, all_lines);
+  }
+  return {};
+}
+
+auto heap_state::commit(commit_durability level) -> result<void> {
+  auto staged = stage(level);
+  return staged ? store_->run(**staged) : std::unexpected(std::move(staged).error());
+}
+
+auto heap_state::stage_commit(commit_durability level) -> result<flush_job> {
+  auto staged = stage(level);
+  if (!staged) {
+    return std::unexpected(std::move(staged).error());
+  }
+  return flush_job{std::make_unique<commit_work>(store_, std::move(*staged))};
+}
+
+auto heap_state::rollback() -> result<void> {
+  if (auto sound = check_usable("roll back", true); !sound) {
+    return sound;
+  }
+  std::scoped_lock const quiet{gate_, updating_};
+  if (store_->has_staged()) {
+    return fail(errc::in_use, "roll back", "a staged commit has neither run nor been dropped");
+  }
+  auto made = make_allocator(memory_.size());
+  if (!made) {
+    return std::unexpected(std::move(made).error());
+  }
+  if (auto const dropped = os::advise(memory_.content(), memory_.size(), os::advice_value::dont_need); !dropped) {
+    return fail(dropped.error(), "roll back");
+  }
+  auto const unapplied = replay();
+  if (auto const wrong = (*made)->import([&](std::size_t chunk) { return read_record(chunk, unapplied); }); wrong) {
+    return fail(errc::damaged, "roll back", "the books of chunk " + std::to_string(*wrong) + " can be none");
+  }
+  std::scoped_lock const lock{objects_mutex_};
+  if (auto const wrong = objects_.load(**made, memory_.size()); wrong) {
+    return fail(errc::damaged, "roll back", *wrong);
+  }
+  allocator_ = std::move(*made);
+  return {};
+}
+
+// --- Looking at it ----------------------------------------------------------------------------------------------------
+
+auto heap_state::snapshot(std::filesystem::path const& path) const -> result<void> {
+  if (auto sound = check_usable("take a snapshot of", false); !sound) {
+    return sound;
+  }
+  return store_->snapshot(path);
+}
+
+auto heap_state::check() const -> result<check_report> {
+  check_report report;
+  object_table table{memory_.content()};
+  if (auto wrong = table.load(*allocator_, memory_.size()); wrong) {
+    report.problems.push_back(std::move(*wrong));
+  }
+  report.allocated_bytes = allocator_->live_bytes();
+  return report;
+}
+
+auto heap_state::stats() const -> heap_stats {
+  auto const journal = store_->stats();
+  auto const now = allocator_->in_use();
+  std::scoped_lock const lock{objects_mutex_};
+  return {.commits = journal.commits,
+          .journal_bytes = journal.journal_bytes,
+          .checkpoints = journal.checkpoints,
+          .private_bytes = 0,
+          .dirty_detector = "compare",
+          .objects = objects_.entries().size(),
+          .used_bytes = now.used,
+          .free_bytes = now.free,
+          .reserved_bytes = limit()};
+}
+
+} // namespace fmmap

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <memory_resource>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+// A persistent_heap that is open. Implementation units only.
+module fmmap.pmr:heap_state;
+
+import fmmap.alloc;
+import fmmap.core;
+import fmmap.journal;
+import fmmap.os;
+import :flushable_resource;
+import :heap_format;
+import :heap_memory;
+import :heap_objects;
+import :heap_store;
+import :persistent_heap;
+
+namespace fmmap {
+
+// What everything in a heap points to. It lies in the overlay, so that its address is the same in every process.
+class heap_resource final : public flushable_resource {
+public:
+  inline explicit heap_resource(heap_state& of) noexcept : state_{of} {}
+
+  [[nodiscard]] auto flush(durability level) -> result<durability> override;
+  [[nodiscard]] auto flush(void const* pointer, std::size_t size, durability level) -> result<durability> override;
+  [[nodiscard]] auto stage_flush(durability level) -> result<flush_job> override;
+  [[nodiscard]] auto storage() const noexcept -> std::span<std::byte const> override;
+  [[nodiscard]] auto stats() const -> resource_stats override;
+
+private:
+  auto do_allocate(std::size_t size, std::size_t alignment) -> void* override;
+  void do_deallocate(void* pointer, std::size_t size, std::size_t alignment) override;
+  [[nodiscard]] auto do_is_equal(std::pmr::memory_resource const& other) const noexcept -> bool override;
+
+  heap_state& state_;
+};
+
+class heap_state final : public alloc::space {
+public:
+  using owned = std::unique_ptr<heap_state, heap_state_deleter>;
+
+  [[nodiscard]] static auto create(std::filesystem::path const& path, heap_options const& options) -> result<owned>;
+  [[nodiscard]] static auto open(std::filesystem::path const& path, heap_options const& options, bool read_only)
+      -> result<owned>;
+
+  heap_state(std::shared_ptr<heap_store> store, heap_memory memory, heap_options const& options, bool read_only);
+  ~heap_state() override;
+
+  [[nodiscard]] auto allocate(std::size_t size, std::size_t alignment) -> void*;
+  void deallocate(void* pointer, std::size_t size, std::size_t alignment) noexcept;
+
+  [[nodiscard]] auto allocate_object(std::string_view name, object_type const& type) -> result<void*>;
+  [[nodiscard]] auto name_object(std::string_view name, object_type const& type, void* object) -> result<void>;
+  [[nodiscard]] auto unname_object(std::string_view name, object_type const& type) -> result<void*>;
+  [[nodiscard]] auto find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*>;
+  void for_each_object(std::function<void(object_info const& object)> const& visit) const;
+
+  [[nodiscard]] auto stage(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
+  [[nodiscard]] auto commit(commit_durability level) -> result<void>;
+  [[nodiscard]] auto stage_commit(commit_durability level) -> result<flush_job>;
+  [[nodiscard]] auto rollback() -> result<void>;
+  [[nodiscard]] auto snapshot(std::filesystem::path const& path) const -> result<void>;
+  [[nodiscard]] auto check() const -> result<check_report>;
+  [[nodiscard]] auto stats() const -> heap_stats;
+  [[nodiscard]] auto close() -> result<void>;
+
+  void begin_update();
+  void end_update() noexcept;
+
+  [[nodiscard]] inline auto resource() const noexcept -> heap_resource* { return resource_; }
+  [[nodiscard]] inline auto path() const noexcept -> std::string_view { return store_->path(); }
+  [[nodiscard]] inline auto storage() const noexcept -> std::span<std::byte const> {
+    return {memory_.content(), memory_.size()};
+  }
+  [[nodiscard]] inline auto books() const noexcept -> alloc::allocator const& { return *allocator_; }
+  [[nodiscard]] inline auto limit() const noexcept -> std::size_t { return store_->header().reserve; }
+
+private:
+  [[nodiscard]] static auto create_in(file backing, heap_memory memory, heap_options const& options) -> result<owned>;
+
+  // Lines of the file that are not in place yet.
+  using line_map = std::unordered_map<std::uint64_t, std::array<std::byte, journal::line_bytes>>;
+
+  [[nodiscard]] auto grow(std::size_t least, std::size_t wanted) -> result<std::size_t> override;
+  [[nodiscard]] auto provide(std::size_t offset, std::size_t length) -> result<void> override;
+  [[nodiscard]] auto withdraw(std::size_t offset, std::size_t length) -> result<void> override;
+
+  [[nodiscard]] auto begin(std::uint64_t content) -> result<void>;
+  [[nodiscard]] auto format() -> result<void>;
+  [[nodiscard]] auto load() -> result<void>;
+  [[nodiscard]] auto replay() -> line_map;
+  [[nodiscard]] auto make_allocator(std::size_t size) -> result<std::unique_ptr<alloc::allocator>>;
+  [[nodiscard]] auto read_record(std::size_t chunk, line_map const& unapplied) const -> alloc::chunk_state;
+  [[nodiscard]] auto grow_to(std::size_t size) -> result<void>;
+
+  [[nodiscard]] auto check_usable(std::string_view operation, bool to_write) const -> result<void>;
+  [[nodiscard]] auto check_pointers(staged_commit const& one) const -> result<void>;
+  [[nodiscard]] auto describe_escape(std::uint64_t offset, std::uintptr_t value, std::string_view target) const
+      -> error;
+  void add_books(staged_commit& one);
+  [[nodiscard]] auto add_content(staged_commit& one) -> result<void>;
+  void add_changes(staged_commit& one, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
+                   std::uint64_t lines);
+  [[nodiscard]] auto fail(errc code, std::string_view operation, std::string_view hint = {}) const
+      -> std::unexpected<error>;
+  [[nodiscard]] auto fail(int code, std::string_view operation) const -> std::unexpected<error>;
+
+  std::shared_ptr<heap_store> store_;
+  heap_memory memory_;
+  mapping view_; // of the whole file, as it is in place
+  bool const read_only_;
+  bool const checks_pointers_;
+  int const process_;
+  std::unique_ptr<alloc::allocator> allocator_;
+  heap_resource* resource_ = nullptr;
+  mutable std::mutex objects_mutex_;
+  object_table objects_;
+  std::mutex gate_; // passed by those that begin an update, kept by who waits for all to end
+  std::shared_mutex updating_;
+};
+
+} // namespace fmmap

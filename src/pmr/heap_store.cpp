@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <expected>
+#include <filesystem>
+#include <iterator>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <system_error>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+module fmmap.pmr;
+
+import fmmap.alloc;
+import fmmap.core;
+import fmmap.journal;
+import fmmap.lock;
+import fmmap.os;
+import :heap_format;
+import :heap_store;
+
+namespace fmmap {
+
+namespace {
+
+// The file once more, past the page cache; where it cannot be had so, as it is.
+auto open_direct(file const& backing, bool read_only) -> result<file> {
+  auto const reopen = [&](bool direct) {
+    return os::retry([&] { return os::reopen(backing.native_handle(), {.write = !read_only, .direct = direct}); });
+  };
+  auto opened = reopen(true);
+  if (!opened) {
+    opened = reopen(false);
+  }
+  if (!opened) {
+    return std::unexpected(error::make({opened.error(), std::system_category()}, "open", backing.path()));
+  }
+  return file::adopt(*opened, backing.path());
+}
+
+auto journal_level(commit_durability level) -> journal::level {
+  switch (level) {
+  case commit_durability::none:
+    return journal::level::none;
+  case commit_durability::process:
+    return journal::level::process;
+  case commit_durability::power:
+    break;
+  }
+  return journal::level::power;
+}
+
+} // namespace
+
+heap_store::heap_store(file backing, file_lock lock, file direct)
+    : file_{std::move(backing)}, direct_{std::move(direct)}, lock_{std::move(lock)} {}
+
+auto heap_store::journaled() const -> journal::journaled_file {
+  return {.cached = file_.native_handle(), .direct = direct_.native_handle(), .path = std::string{path()}};
+}
+
+auto heap_store::create(file backing, file_lock lock, heap_format::heap_header const& header,
+                        heap_options const& options, std::uint64_t content) -> result<std::shared_ptr<heap_store>> {
+  auto direct = open_direct(backing, false);
+  if (!direct) {
+    return std::unexpected(std::move(direct).error());
+  }
+  auto made = std::make_shared<heap_store>(std::move(backing), std::move(lock), std::move(*direct));
+  made->header_ = header;
+  made->where_ = heap_format::layout{journal::ring_begin + options.journal_size};
+  if (auto done = made->allocate(0, content); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  std::array<std::byte, journal::owner_bytes> of_owner{};
+  std::memcpy(of_owner.data(), &header, sizeof header);
+  auto log = journal::log::create(made->journaled(), options.journal_size, made->where_.file_bytes(content),
+                                  made->where_.file_bytes(header.reserve), of_owner);
+  if (!log) {
+    return std::unexpected(std::move(log).error());
+  }
+  made->log_.emplace(std::move(*log));
+  return made;
+}
+
+auto heap_store::open(file backing, file_lock lock, bool read_only) -> result<std::shared_ptr<heap_store>> {
+  auto direct = open_direct(backing, read_only);
+  if (!direct) {
+    return std::unexpected(std::move(direct).error());
+  }
+  auto made = std::make_shared<heap_store>(std::move(backing), std::move(lock), std::move(*direct));
+  auto log = read_only ? journal::log::examine(made->journaled()) : journal::log::open(made->journaled());
+  if (!log) {
+    if (log.error() == std::errc::bad_message) {
+      return std::unexpected(error::make(errc::not_a_heap, "open", made->path()));
+    }
+    return std::unexpected(std::move(log).error());
+  }
+  made->log_.emplace(std::move(*log));
+  std::memcpy(&made->header_, made->log_->of_owner().data(), sizeof made->header_);
+  made->where_ = heap_format::layout{made->log_->content_begin()};
+  if (auto sound = made->check_header(); !sound) {
+    return std::unexpected(std::move(sound).error());
+  }
+  return made;
+}
+
+auto heap_store::check_header() const -> result<void> {
+  auto const fail = [&](errc code, std::string_view hint) {
+    return std::unexpected(error::make(code, "open", path(), {}, hint));
+  };
+  if (header_.magic != heap_format::magic) {
+    return fail(errc::not_a_heap, "it has a journal, and something else behind it");
+  }
+  if (header_.version != heap_format::version) {
+    return fail(errc::incompatible, "its format is " + std::to_string(header_.version) + ", and this fmmap knows " +
+                                        std::to_string(heap_format::version));
+  }
+  auto const& own = heap_format::traits();
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    if (header_.traits[i] != own[i].value) {
+      return fail(errc::incompatible, std::string{own[i].name} + " differs: " + std::to_string(header_.traits[i]) +
+                                          " there, " + std::to_string(own[i].value) + " here");
+    }
+  }
+  constexpr std::uint64_t address_limit = std::uint64_t{1} << 56;
+  if (header_.slot % heap_format::huge_page != 0 || header_.slot == 0 || header_.slot >= address_limit ||
+      header_.reserve % alloc::chunk_bytes != 0 || header_.reserve == 0 || header_.reserve >= address_limit) {
+    return fail(errc::damaged, "its addresses can be none");
+  }
+  auto const content = committed_content();
+  if (content % alloc::page_bytes != 0 || content == 0 || content > header_.reserve ||
+      where_.file_bytes(content) != log_->file_bytes()) {
+    return fail(errc::damaged, "its length can be none");
+  }
+  return {};
+}
+
+auto heap_store::committed_content() const -> std::uint64_t { return where_.content_bytes(log_->file_bytes()); }
+
+auto heap_store::allocate(std::uint64_t from, std::uint64_t to) -> result<void> {
+  std::scoped_lock const lock{size_};
+  constexpr auto segment = heap_format::layout::segment_content;
+  auto const put_blocks = [&](std::uint64_t begin, std::uint64_t end) {
+    auto const aligned = begin / alloc::page_bytes * alloc::page_bytes;
+    return file_.allocate({.offset = aligned, .length = static_cast<std::size_t>(end - aligned)});
+  };
+  for (auto at = from; at < to;) { // the books first: the content makes the file longer
+    auto const end = std::min(to, ((at / segment) + 1) * segment);
+    auto const last = (end - 1) / alloc::chunk_bytes;
+    auto const books_end = where_.record_of(last) + sizeof(heap_format::chunk_record);
+    if (auto done = put_blocks(where_.record_of(at / alloc::chunk_bytes), books_end); !done) {
+      return done;
+    }
+    if (auto done = put_blocks(where_.offset_of(at), where_.offset_of(end - 1) + 1); !done) {
+      return done;
+    }
+    at = end;
+  }
+  return {};
+}
+
+// --- Commits ----------------------------------------------------------------------------------------------------------
+
+auto heap_store::unapplied_lines(std::uint64_t page) const -> std::uint64_t {
+  std::uint64_t lines = 0;
+  {
+    std::scoped_lock const lock{queue_};
+    auto const found = staged_lines_.find(page);
+    lines = found == staged_lines_.end() ? 0 : found->second;
+  }
+  return lines | log_->unapplied_lines(page);
+}
+
+auto heap_store::apply() -> result<void> {
+  std::scoped_lock const lock{io_};
+  return log_->apply();
+}
+
+void heap_store::note_staged() {
+  staged_lines_.clear();
+  for (auto const& one : staged_) {
+    one->changes.view().for_each_change(
+        [&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) { staged_lines_[page] |= lines; });
+  }
+}
+
+void heap_store::enqueue(std::shared_ptr<staged_commit> const& one) {
+  std::scoped_lock const lock{queue_};
+  staged_.push_back(one);
+  note_staged();
+}
+
+auto heap_store::has_staged() const -> bool {
+  std::scoped_lock const lock{queue_};
+  return !staged_.empty();
+}
+
+auto heap_store::run(staged_commit& one) -> result<void> {
+  std::scoped_lock const lock{io_};
+  while (!one.outcome) {
+    std::shared_ptr<staged_commit> first;
+    {
+      std::scoped_lock const queue{queue_};
+      first = staged_.front();
+    }
+    auto done = complete(*first);
+    std::scoped_lock const queue{queue_};
+    if (!done) {
+      give_back(*first);
+    }
+    first->outcome = std::move(done);
+    std::erase(staged_, first);
+    note_staged();
+  }
+  return *one.outcome;
+}
+
+auto heap_store::complete(staged_commit& one) -> result<void> {
+  std::unique_lock size{size_, std::defer_lock};
+  if (one.changes.size_in_ring() > log_->ring_bytes()) { // it goes behind the end of the file for a while
+    size.lock();
+  }
+  return log_->commit(one.changes, journal_level(one.level), one.file_bytes);
+}
+
+void heap_store::drop(staged_commit& one) noexcept {
+  std::scoped_lock const queue{queue_};
+  if (one.outcome) {
+    return;
+  }
+  give_back(one);
+  std::erase_if(staged_, [&](auto const& other) { return other.get() == &one; });
+  note_staged();
+}
+
+void heap_store::give_back(staged_commit& one) {
+  returned_pages_.insert(returned_pages_.end(), one.pages.begin(), one.pages.end());
+  returned_chunks_.insert(returned_chunks_.end(), one.chunks.begin(), one.chunks.end());
+}
+
+auto heap_store::take_returned_pages() -> std::vector<std::size_t> {
+  std::scoped_lock const queue{queue_};
+  return std::exchange(returned_pages_, {});
+}
+
+auto heap_store::take_returned_chunks() -> std::vector<std::size_t> {
+  std::scoped_lock const queue{queue_};
+  return std::exchange(returned_chunks_, {});
+}
+
+// --- The rest ---------------------------------------------------------------------------------------------------------
+
+auto heap_store::snapshot(std::filesystem::path const& to) -> result<void> {
+  std::scoped_lock const lock{io_, size_};
+  if (auto done = log_->checkpoint(); !done) {
+    return done;
+  }
+  auto made = file_.clone_to(to, {.level = durability::all});
+  return made ? result<void>{} : std::unexpected(std::move(made).error());
+}
+
+auto heap_store::stats() const -> journal::log_stats {
+  std::scoped_lock const lock{io_};
+  return log_->stats();
+}
+
+auto heap_store::close() -> result<void> {
+  std::scoped_lock const lock{io_};
+  auto direct = direct_.close();
+  auto cached = file_.close();
+  auto unlocked = lock_.close();
+  for (auto* const done : {&cached, &unlocked}) {
+    if (direct && !*done) {
+      direct = std::move(*done);
+    }
+  }
+  return direct;
+}
+
+} // namespace fmmap

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <expected>
+#include <filesystem>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+// The file of a heap with its lock and its journal, and the commits that are staged. It outlives the heap as long as there is
+// a staged commit. Implementation units only.
+module fmmap.pmr:heap_store;
+
+import fmmap.core;
+import fmmap.journal;
+import fmmap.lock;
+import fmmap.os;
+import :heap_format;
+import :persistent_heap;
+
+namespace fmmap {
+
+// What a heap held at one moment, as changes of its file.
+struct staged_commit {
+  journal::transaction changes;
+  commit_durability level = commit_durability::none;
+  std::uint64_t file_bytes = 0;
+  // What it takes from the next commit's work, and gives back when it comes to nothing.
+  std::vector<std::size_t> pages;  // of the file
+  std::vector<std::size_t> chunks; // of the content
+  std::optional<result<void>> outcome;
+};
+
+class heap_store {
+public:
+  // Makes the file of a heap, which is there and empty, and has to be locked already.
+  [[nodiscard]] static auto create(file backing, file_lock lock, heap_format::heap_header const& header,
+                                   heap_options const& options, std::uint64_t content)
+      -> result<std::shared_ptr<heap_store>>;
+
+  // Opens it, and completes what was committed, unless it is only to be read.
+  [[nodiscard]] static auto open(file backing, file_lock lock, bool read_only) -> result<std::shared_ptr<heap_store>>;
+
+  heap_store(file backing, file_lock lock, file direct);
+
+  [[nodiscard]] inline auto path() const noexcept -> std::string_view { return file_.path(); }
+  [[nodiscard]] inline auto backing() const noexcept -> file const& { return file_; }
+  [[nodiscard]] inline auto descriptor() const noexcept -> os::descriptor { return file_.native_handle(); }
+  [[nodiscard]] inline auto header() const noexcept -> heap_format::heap_header const& { return header_; }
+  [[nodiscard]] inline auto where() const noexcept -> heap_format::layout const& { return where_; }
+
+  // How much content the last commit has, and how much there are blocks for.
+  [[nodiscard]] auto committed_content() const -> std::uint64_t;
+
+  // Puts blocks behind content and its books from `from` to `to`. Errors: as file::allocate; the file is then as before.
+  [[nodiscard]] auto allocate(std::uint64_t from, std::uint64_t to) -> result<void>;
+
+  // Lines of a page of the file that the file in place does not have as the last staged commit does. Whoever looks at the file
+  // has to ask first: what is asked for later may have got there meanwhile.
+  [[nodiscard]] auto unapplied_lines(std::uint64_t page) const -> std::uint64_t;
+
+  // Writes in place what can be, so that there is less unapplied.
+  [[nodiscard]] auto apply() -> result<void>;
+
+  void enqueue(std::shared_ptr<staged_commit> const& one);
+  [[nodiscard]] auto run(staged_commit& one) -> result<void>;
+  void drop(staged_commit& one) noexcept;
+  [[nodiscard]] auto has_staged() const -> bool;
+
+  // What commits that came to nothing have given back.
+  [[nodiscard]] auto take_returned_pages() -> std::vector<std::size_t>;
+  [[nodiscard]] auto take_returned_chunks() -> std::vector<std::size_t>;
+
+  // Calls `visit` with the lines that the file in place does not have yet, in the order of commits. Nothing may be staged.
+  template <class Visit>
+  void for_each_unapplied(Visit visit) const {
+    std::scoped_lock const lock{io_};
+    log_->for_each_unapplied(visit);
+  }
+
+  [[nodiscard]] auto snapshot(std::filesystem::path const& to) -> result<void>;
+  [[nodiscard]] auto stats() const -> journal::log_stats;
+  [[nodiscard]] auto close() -> result<void>;
+
+private:
+  [[nodiscard]] auto check_header() const -> result<void>;
+  [[nodiscard]] auto complete(staged_commit& one) -> result<void>;
+  void give_back(staged_commit& one);
+  void note_staged();
+  [[nodiscard]] auto journaled() const -> journal::journaled_file;
+
+  file file_;
+  file direct_; // the same file past the page cache, where that can be
+  file_lock lock_;
+  heap_format::heap_header header_{};
+  heap_format::layout where_;
+  mutable std::mutex io_; // of the journal
+  std::optional<journal::log> log_;
+  std::mutex size_; // of the file, against the journal's changing it
+  mutable std::mutex queue_;
+  std::deque<std::shared_ptr<staged_commit>> staged_;
+  std::unordered_map<std::uint64_t, std::uint64_t> staged_lines_;
+  std::vector<std::size_t> returned_pages_;
+  std::vector<std::size_t> returned_chunks_;
+};
+
+} // namespace fmmap

@@ -1,0 +1,528 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <filesystem>
+#include <fstream>
+#include <list>
+#include <map>
+#include <memory>
+#include <memory_resource>
+#include <optional>
+#include <random>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <tuple>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <boost/test/unit_test.hpp>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "support/process.hpp"
+#include "support/scratch.hpp"
+#include "support/seed.hpp"
+
+import fmmap.core;
+import fmmap.pmr;
+
+using fmmap::commit_durability;
+using fmmap::errc;
+using fmmap::or_throw;
+using fmmap::persistent_heap;
+
+namespace {
+
+using numbers = std::pmr::vector<std::uint64_t>;
+using words = std::pmr::map<int, std::pmr::string>;
+
+auto open(std::filesystem::path const& path) -> persistent_heap { return or_throw(persistent_heap::open(path)); }
+
+// Of a heap that is made, changed and closed again.
+template <class Change>
+auto made(std::filesystem::path const& path, Change change, fmmap::heap_options options = {}) -> std::uintptr_t {
+  auto heap = or_throw(persistent_heap::create(path, options));
+  change(heap);
+  auto const where = reinterpret_cast<std::uintptr_t>(heap.resource());
+  or_throw(heap.close());
+  return where;
+}
+
+auto contents(std::filesystem::path const& path) -> std::vector<std::uint64_t> {
+  auto heap = open(path);
+  auto const found = heap.find<numbers>("numbers");
+  return found ? std::vector<std::uint64_t>{(*found)->begin(), (*found)->end()} : std::vector<std::uint64_t>{};
+}
+
+struct unaware { // of allocators: its string would allocate from malloc
+  std::pmr::string text;
+};
+struct aware {
+  using allocator_type = std::pmr::polymorphic_allocator<>;
+  explicit aware(allocator_type from) : text{from} {}
+  std::pmr::string text;
+};
+struct with_virtual {
+  virtual ~with_virtual() = default;
+};
+
+static_assert(fmmap::persistent_type<int> && fmmap::persistent_type<numbers> && fmmap::persistent_type<words> &&
+              fmmap::persistent_type<aware>);
+static_assert(fmmap::persistent_type<std::pmr::vector<std::pair<std::pmr::string, int>>>);
+static_assert(fmmap::persistent_type<std::tuple<int, std::pmr::string>>);
+static_assert(!fmmap::persistent_type<unaware> && !fmmap::persistent_type<with_virtual> &&
+              !fmmap::persistent_type<std::string> && !fmmap::persistent_type<std::vector<int>> &&
+              !fmmap::persistent_type<std::pmr::vector<std::string>> &&
+              !fmmap::persistent_type<std::pmr::map<int, unaware>> &&
+              !fmmap::persistent_type<std::tuple<int, std::string>> && !fmmap::persistent_type<int const> &&
+              !fmmap::persistent_type<std::unique_ptr<int>>);
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(a_persistent_heap)
+
+BOOST_AUTO_TEST_CASE(has_what_was_committed_when_it_is_opened_again) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  auto const where = made(path, [](persistent_heap& heap) {
+    auto* const some = or_throw(heap.construct<numbers>("numbers"));
+    auto* const text = or_throw(heap.construct<words>("words"));
+    for (std::uint64_t i = 0; i < 10'000; ++i) {
+      some->push_back(i * i);
+    }
+    for (int i = 0; i < 1000; ++i) {
+      text->emplace(i, "a text that is too long for the object itself, number " + std::to_string(i));
+    }
+    or_throw(heap.commit());
+    some->clear();
+    text->clear(); // and this is not committed
+  });
+  auto heap = open(path);
+  BOOST_TEST(reinterpret_cast<std::uintptr_t>(heap.resource()) == where);
+  auto const* const some = or_throw(heap.find<numbers const>("numbers"));
+  auto const* const text = or_throw(heap.find<words>("words"));
+  BOOST_TEST(some->size() == 10'000U);
+  BOOST_TEST(some->back() == 9'999U * 9'999U);
+  BOOST_TEST(text->size() == 1000U);
+  BOOST_TEST(text->at(999) == "a text that is too long for the object itself, number 999");
+  BOOST_TEST((some->get_allocator().resource() == heap.resource()));
+  BOOST_TEST(or_throw(heap.check()).problems.empty());
+  or_throw(heap.commit());
+}
+
+BOOST_AUTO_TEST_CASE(goes_on_where_it_was) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    or_throw(heap.construct<numbers>("numbers"));
+    or_throw(heap.commit());
+  });
+  for (std::uint64_t round = 0; round < 20; ++round) {
+    auto heap = open(path);
+    auto* const some = or_throw(heap.find<numbers>("numbers"));
+    BOOST_REQUIRE(some->size() == round * 1000);
+    for (std::uint64_t i = 0; i < 1000; ++i) {
+      some->push_back((round * 1000) + i);
+    }
+    or_throw(heap.commit(round % 2 == 0 ? commit_durability::power : commit_durability::process));
+  }
+  auto const all = contents(path);
+  for (std::uint64_t i = 0; i < all.size(); ++i) {
+    BOOST_REQUIRE(all[i] == i);
+  }
+  BOOST_TEST(all.size() == 20'000U);
+}
+
+BOOST_AUTO_TEST_CASE(returns_to_the_last_commit) {
+  scratch const folder;
+  auto heap = or_throw(persistent_heap::create(folder / "heap"));
+  auto* const some = or_throw(heap.construct<numbers>("numbers"));
+  some->assign({1, 2, 3});
+  or_throw(heap.commit(commit_durability::process));
+  auto const used = heap.stats().used_bytes;
+  some->assign(100'000, 7);
+  or_throw(heap.construct<words>("words"));
+  or_throw(heap.rollback());
+  BOOST_TEST(*some == (numbers{1, 2, 3}), boost::test_tools::per_element());
+  BOOST_TEST((heap.find<words>("words").error() == errc::not_found));
+  BOOST_TEST(heap.stats().used_bytes == used);
+  some->push_back(4);
+  or_throw(heap.commit());
+  or_throw(heap.rollback());
+  BOOST_TEST(some->size() == 4U);
+}
+
+BOOST_AUTO_TEST_CASE(
+    takes_a_line_that_returns_to_what_the_file_has) { // A, committed B, A again: the file in place is A still
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    auto* const one = or_throw(heap.construct<std::uint64_t>("one", 1U));
+    or_throw(heap.commit());
+    for (std::uint64_t value : {2U, 1U, 2U, 1U}) {
+      *one = value;
+      or_throw(heap.commit(value == 1U ? commit_durability::power : commit_durability::process));
+    }
+  });
+  BOOST_TEST(*or_throw(open(path).find<std::uint64_t>("one")) == 1U);
+}
+
+BOOST_AUTO_TEST_CASE(writes_nothing_when_nothing_has_changed) {
+  scratch const folder;
+  auto heap = or_throw(persistent_heap::create(folder / "heap"));
+  or_throw(heap.construct<int>("one", 1));
+  or_throw(heap.commit());
+  auto const before = heap.stats();
+  or_throw(heap.commit());
+  or_throw(heap.commit());
+  BOOST_TEST(heap.stats().journal_bytes == before.journal_bytes);
+}
+
+BOOST_AUTO_TEST_CASE(commits_more_than_its_journal_holds) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path,
+       [](persistent_heap& heap) {
+         auto* const some = or_throw(heap.construct<numbers>("numbers"));
+         for (std::uint64_t i = 0; i < 200'000; ++i) {
+           some->push_back(i);
+         }
+         or_throw(heap.commit());
+         some->back() = 5;
+         or_throw(heap.commit());
+       },
+       {.journal_size = 64 << 10});
+  auto const all = contents(path);
+  BOOST_TEST(all.size() == 200'000U);
+  BOOST_TEST(all[199'998] == 199'998U);
+  BOOST_TEST(all.back() == 5U);
+}
+
+BOOST_AUTO_TEST_CASE(holds_more_than_a_segment_of_its_file) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  std::size_t const large = (std::size_t{1} << 30) + 12345;
+  made(path, [&](persistent_heap& heap) {
+    auto* const block = or_throw(heap.construct<std::byte*>("block"));
+    *block = static_cast<std::byte*>(heap.resource()->allocate(large));
+    (*block)[0] = std::byte{1};
+    (*block)[large - 1] = std::byte{2};
+    or_throw(heap.commit());
+  });
+  auto heap = open(path);
+  auto* const block = *or_throw(heap.find<std::byte*>("block"));
+  BOOST_TEST((block[0] == std::byte{1} && block[large - 1] == std::byte{2} && block[large / 2] == std::byte{0}));
+  heap.resource()->deallocate(block, large);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(named_objects)
+
+BOOST_AUTO_TEST_CASE(are_found_by_name_and_type) {
+  scratch const folder;
+  auto heap = or_throw(persistent_heap::create(folder / "heap"));
+  auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1, 2}));
+  BOOST_TEST((some->get_allocator().resource() == heap.resource()));
+  BOOST_TEST(or_throw(heap.find_or_construct<numbers>("numbers")) == some);
+  BOOST_TEST((heap.construct<numbers>("numbers").error() == errc::already_exists));
+  BOOST_TEST((heap.find<numbers>("number").error() == errc::not_found));
+  auto const other = heap.find<words>("numbers");
+  BOOST_TEST((other.error() == errc::type_mismatch));
+  BOOST_TEST(other.error().message().find("vector<unsigned long") != std::string::npos);
+  or_throw(heap.construct<int>("a", 1));
+  std::string names;
+  heap.for_each_object([&](fmmap::object_info const& object) {
+    names.append(object.name).append(" ").append(object.type).append(" ");
+    BOOST_TEST(object.size == (object.name == "a" ? sizeof(int) : sizeof(numbers)));
+  });
+  BOOST_TEST(names.starts_with("a int numbers std::vector"));
+}
+
+BOOST_AUTO_TEST_CASE(are_gone_when_destroyed_with_all_they_had) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    auto const allocated = or_throw(heap.check()).allocated_bytes;
+    for (int i = 0; i < 100; ++i) {
+      or_throw(heap.construct<words>("words " + std::to_string(i)))->emplace(1, std::string(10'000, 'x'));
+    }
+    or_throw(heap.commit());
+    for (int i = 0; i < 100; ++i) {
+      or_throw(heap.destroy<words>("words " + std::to_string((i * 37) % 100)));
+    }
+    BOOST_TEST((heap.destroy<words>("words 1").error() == errc::not_found));
+    BOOST_TEST(heap.stats().objects == 0U);
+    BOOST_TEST(or_throw(heap.check()).allocated_bytes == allocated);
+    or_throw(heap.commit());
+  });
+  auto heap = open(path);
+  BOOST_TEST(heap.stats().objects == 0U);
+  auto const report = or_throw(heap.check());
+  BOOST_TEST(report.problems.empty());
+  BOOST_TEST(report.allocated_bytes == 4096U);
+}
+
+struct throwing {
+  using allocator_type = std::pmr::polymorphic_allocator<>;
+  explicit throwing(allocator_type from) : text{"long enough not to fit into the object itself", from} { throw 42; }
+  std::pmr::string text;
+};
+
+BOOST_AUTO_TEST_CASE(leave_nothing_when_a_constructor_throws) {
+  scratch const folder;
+  auto heap = or_throw(persistent_heap::create(folder / "heap"));
+  BOOST_CHECK_THROW((void)heap.construct<throwing>("one"), int);
+  BOOST_TEST((heap.find<throwing>("one").error() == errc::not_found));
+  BOOST_TEST(or_throw(heap.check()).allocated_bytes == 4096U);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_staged_commit)
+
+BOOST_AUTO_TEST_CASE(is_of_the_moment_it_was_staged) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1}));
+    auto job = or_throw(heap.stage_commit());
+    some->push_back(2);
+    std::thread{[&] { BOOST_TEST((or_throw(job.run()) == fmmap::durability::all)); }}.join();
+    BOOST_TEST((job.run().error() == errc::already_run));
+  });
+  BOOST_TEST(contents(path).size() == 1U);
+}
+
+BOOST_AUTO_TEST_CASE(runs_those_before_it_too) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1}));
+    auto first = or_throw(heap.stage_commit());
+    some->push_back(2);
+    auto second = or_throw(heap.stage_commit());
+    some->push_back(3);
+    BOOST_TEST((heap.rollback().error() == errc::in_use));
+    or_throw(second.run());
+    or_throw(first.run());
+  });
+  BOOST_TEST(contents(path).size() == 2U);
+}
+
+BOOST_AUTO_TEST_CASE(leaves_its_changes_to_the_next_when_it_is_dropped) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1, 2, 3}));
+    {
+      auto dropped = or_throw(heap.stage_commit());
+    }
+    BOOST_TEST(some->size() == 3U);
+    or_throw(heap.commit());
+  });
+  BOOST_TEST(contents(path).size() == 3U);
+}
+
+BOOST_AUTO_TEST_CASE(outlives_its_heap) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  std::optional<fmmap::flush_job> job;
+  made(path, [&](persistent_heap& heap) {
+    or_throw(heap.construct<numbers>("numbers", numbers{1, 2}));
+    job.emplace(or_throw(heap.stage_commit()));
+  });
+  BOOST_TEST((persistent_heap::open(path).error() == errc::in_use));
+  or_throw(job->run());
+  job.reset();
+  BOOST_TEST(contents(path).size() == 2U);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(opening)
+
+BOOST_AUTO_TEST_CASE(is_for_one_writer_or_for_readers) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  auto heap = or_throw(persistent_heap::create(path));
+  or_throw(heap.construct<numbers>("numbers", numbers{1}));
+  or_throw(heap.commit(commit_durability::process));
+  BOOST_TEST((persistent_heap::open(path).error() == errc::in_use));
+  BOOST_TEST((persistent_heap::open_read_only(path).error() == errc::in_use));
+  or_throw(heap.close());
+
+  auto reader = or_throw(persistent_heap::open_read_only(path));
+  BOOST_TEST(or_throw(reader.find<numbers const>("numbers"))->size() == 1U);
+  BOOST_TEST((reader.find<numbers>("numbers").error() == errc::read_only));
+  BOOST_TEST((reader.commit().error() == errc::read_only));
+  BOOST_TEST((reader.rollback().error() == errc::read_only));
+  BOOST_TEST((reader.construct<int>("one").error() == errc::read_only));
+  BOOST_CHECK_THROW((void)reader.resource()->allocate(1), fmmap::allocation_error);
+  BOOST_TEST((persistent_heap::open(path).error() == errc::in_use));
+  BOOST_TEST((persistent_heap::open_read_only(path).error() == errc::address_in_use)); // by this very process
+}
+
+BOOST_AUTO_TEST_CASE(for_reading_writes_nothing) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    or_throw(heap.construct<numbers>("numbers", numbers{1, 2, 3}));
+    or_throw(heap.commit()); // in the journal
+  });
+  auto const before = read_back(path);
+  {
+    auto reader = or_throw(persistent_heap::open_read_only(path));
+    BOOST_TEST(or_throw(reader.find<numbers const>("numbers"))->size() == 3U);
+    BOOST_TEST(or_throw(reader.check()).problems.empty());
+  }
+  BOOST_TEST((read_back(path) == before));
+}
+
+BOOST_AUTO_TEST_CASE(says_what_is_in_the_way) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  auto const where = made(path, [](persistent_heap& heap) { or_throw(heap.commit()); });
+  auto* const other = ::mmap(reinterpret_cast<void*>(where + (1 << 20)), 4096, PROT_READ,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  BOOST_REQUIRE(other != MAP_FAILED);
+  auto const refused = persistent_heap::open(path);
+  BOOST_TEST((refused.error() == errc::address_in_use));
+  BOOST_TEST(refused.error().message().find("without a name") != std::string::npos, refused.error().message());
+  ::munmap(other, 4096);
+  (void)open(path);
+}
+
+BOOST_AUTO_TEST_CASE(refuses_what_is_no_heap) {
+  scratch const folder;
+  BOOST_TEST((persistent_heap::open(folder / "none").error() == std::errc::no_such_file_or_directory));
+  BOOST_TEST((persistent_heap::open(folder.file("empty", "")).error() == errc::not_a_heap));
+  BOOST_TEST((persistent_heap::open(folder.file("text", std::string(100'000, 'x'))).error() == errc::not_a_heap));
+  BOOST_TEST((persistent_heap::create(folder / "text").error() == std::errc::file_exists));
+  BOOST_TEST(read_back(folder / "text") == std::string(100'000, 'x'));
+}
+
+BOOST_AUTO_TEST_CASE(refuses_options_that_cannot_be) {
+  scratch const folder;
+  for (auto const& options :
+       {fmmap::heap_options{.reserve = 4096}, fmmap::heap_options{.reserve = (std::size_t{64} << 30) + 4096},
+        fmmap::heap_options{.base = reinterpret_cast<std::byte*>(4096)}, fmmap::heap_options{.journal_size = 4096},
+        fmmap::heap_options{.journal_size = (8 << 20) + 1}}) {
+    BOOST_TEST((persistent_heap::create(folder / "heap", options).error() == errc::invalid_options));
+  }
+  BOOST_TEST(std::filesystem::is_empty(folder.folder()));
+}
+
+BOOST_AUTO_TEST_CASE(works_with_ten_at_once) {
+  scratch const folder;
+  std::vector<persistent_heap> heaps;
+  for (int i = 0; i < 10; ++i) {
+    heaps.push_back(or_throw(persistent_heap::create(folder / ("heap " + std::to_string(i)))));
+    or_throw(heaps.back().construct<int>("number", i));
+    or_throw(heaps.back().commit());
+  }
+  for (int i = 0; i < 10; ++i) {
+    BOOST_TEST(*or_throw(heaps[static_cast<std::size_t>(i)].find<int>("number")) == i);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(of_a_snapshot_waits_for_the_original_to_close) {
+  scratch const folder;
+  auto heap = or_throw(persistent_heap::create(folder / "heap"));
+  auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1, 2}));
+  or_throw(heap.commit());
+  some->push_back(3); // not committed
+  or_throw(heap.snapshot(folder / "copy"));
+  BOOST_TEST(some->size() == 3U);
+  BOOST_TEST((heap.snapshot(folder / "copy").error() == std::errc::file_exists));
+  BOOST_TEST((persistent_heap::open(folder / "copy").error() == errc::address_in_use));
+  or_throw(heap.close());
+  BOOST_TEST(contents(folder / "copy").size() == 2U);
+}
+
+BOOST_AUTO_TEST_CASE(is_errors_after_closing) {
+  persistent_heap heap = [] {
+    scratch const folder;
+    return or_throw(persistent_heap::create(folder / "heap"));
+  }();
+  or_throw(heap.close());
+  BOOST_TEST(!heap.is_open());
+  BOOST_TEST((heap.commit().error() == errc::closed));
+  BOOST_TEST((heap.stage_commit().error() == errc::closed));
+  BOOST_TEST((heap.rollback().error() == errc::closed));
+  BOOST_TEST((heap.check().error() == errc::closed));
+  BOOST_TEST((heap.snapshot("x").error() == errc::closed));
+  BOOST_TEST((heap.find<int>("x").error() == errc::closed));
+  BOOST_TEST((heap.construct<int>("x").error() == errc::closed));
+  BOOST_TEST((heap.destroy<int>("x").error() == errc::closed));
+  BOOST_TEST(heap.resource() == nullptr);
+  BOOST_TEST(heap.path() == "");
+  or_throw(heap.close());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(pointers_out_of_a_heap)
+
+struct hiding { // says that it allocates from the heap, and does not
+  using allocator_type = std::pmr::polymorphic_allocator<>;
+  explicit hiding(allocator_type /*from*/) {}
+  int number = 0;
+  std::string text = "this is allocated by malloc, since it is too long for the object";
+};
+
+BOOST_AUTO_TEST_CASE(make_a_commit_fail_that_looks_for_them) {
+  scratch const folder;
+  auto heap = or_throw(persistent_heap::create(folder / "heap", {.check_pointers = true}));
+  or_throw(heap.construct<numbers>("numbers", numbers{1}));
+  or_throw(heap.commit());
+  or_throw(heap.construct<hiding>("wrong"));
+  auto const refused = heap.commit();
+  BOOST_TEST((refused.error() == errc::escaped_pointer));
+  auto const message = refused.error().message();
+  BOOST_TEST(message.find("\"wrong\"") != std::string::npos, message);
+  BOOST_TEST(message.find(std::to_string(offsetof(hiding, text)) + " bytes into it") != std::string::npos, message);
+  or_throw(heap.destroy<hiding>("wrong"));
+  or_throw(heap.commit());
+  int on_stack = 0;
+  auto* const kept = or_throw(heap.construct<std::pmr::vector<int*>>("pointers"));
+  kept->push_back(&on_stack);
+  BOOST_TEST((heap.commit().error() == errc::escaped_pointer));
+  kept->clear();
+  kept->push_back(nullptr);
+  or_throw(heap.commit());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_forked_child)
+
+BOOST_AUTO_TEST_CASE(reads_and_commits_nothing, *boost::unit_test::enable_if<!thread_sanitized>()) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  auto heap = or_throw(persistent_heap::create(path));
+  auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1, 2}));
+  or_throw(heap.commit());
+  some->push_back(3);
+  auto const wrong = found_in_child([&](findings& found) {
+    found.expect(some->size() == 3, "the child does not see the object");
+    some->front() = 7;
+    found.expect(heap.commit().error() == errc::forked, "commit");
+    found.expect(heap.rollback().error() == errc::forked, "rollback");
+    found.expect(heap.construct<int>("x").error() == errc::forked, "construct");
+    found.expect(heap.close().has_value(), "close");
+  });
+  BOOST_TEST(wrong == "");
+  BOOST_TEST(some->front() == 1U);
+  or_throw(heap.commit());
+  or_throw(heap.close());
+  BOOST_TEST(contents(path).size() == 3U);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
