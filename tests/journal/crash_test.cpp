@@ -68,8 +68,8 @@ auto opened_after(crash::image const& image) -> std::string {
 // The same, once for each image: three of four come again.
 auto recovered(crash::image const& image) -> std::string const& {
   static std::set<std::string> contents; // few
-  static std::unordered_map<std::uint64_t, std::string const*> known;
-  auto const key = journal::checksum(bytes_of(*image.content("data")));
+  static std::unordered_map<std::size_t, std::string const*> known;
+  auto const key = std::hash<std::string>{}(*image.content("data"));
   if (auto const found = known.find(key); found != known.end()) {
     return *found->second;
   }
@@ -99,14 +99,14 @@ void promise(crash::trial& t, std::shared_ptr<history const> const& of) {
       {.after_power_loss = is_one_from(of, of->survives_power), .after_kill = is_one_from(of, of->survives_process)});
 }
 
-// Some lines here and there, or following ones, in records of up to four pages, or all of them.
-auto any_change(std::string content, std::mt19937& random) -> std::string {
+// All lines, or following ones in records of up to four pages, or some here and there.
+auto any_change(std::string content, bool is_all, std::mt19937& random) -> std::string {
   auto const all = content.size() / journal::line_bytes;
   auto const replace = [&](std::size_t line, std::size_t count) {
     auto const length = count * journal::line_bytes;
     content.replace(line * journal::line_bytes, length, pattern(length, random()));
   };
-  switch (random() % 6) {
+  switch (is_all ? 0 : random() % 6) {
   case 0:
     replace(0, all);
     break;
@@ -135,9 +135,9 @@ void note_promises(history& of, journaled const& file, level reached) {
 }
 
 void commit_some(crash::trial& t, journaled& file, std::shared_ptr<history> const& of, std::size_t count,
-                 std::mt19937& random) {
-  for (; count > 0; --count) {
-    of->states.push_back(any_change(of->states.back(), random));
+                 bool all_at_first, std::mt19937& random) {
+  for (auto left = count; left > 0; --left) {
+    of->states.push_back(any_change(of->states.back(), all_at_first && left == count, random));
     promise(t, of);
     constexpr std::array levels{level::none, level::process, level::process, level::power};
     auto const wanted = levels.at(random() % levels.size());
@@ -160,13 +160,15 @@ void commit_some(crash::trial& t, journaled& file, std::shared_ptr<history> cons
   }
 }
 
+// Every other one begins with what the ring cannot hold.
 auto transactions(std::uint32_t seed) -> crash::scenario {
+  auto const begins_long = seed % 2 == 0;
   return {
       .name = "transactions " + std::to_string(seed),
       .operation = "journal",
       .prepare = [](auto const& folder) { (void)journaled{folder / "data", ring_pages, content_pages}; },
       .body =
-          [seed](crash::trial& t) {
+          [seed, begins_long](crash::trial& t) {
             std::mt19937 random{seed};
             auto const of = std::make_shared<history>();
             of->states.emplace_back(content_pages * journal::page_bytes, '\0');
@@ -180,11 +182,11 @@ auto transactions(std::uint32_t seed) -> crash::scenario {
               }
               of->begin_with(found);
               promise(t, of);
-              commit_some(t, file, of, 4, random);
+              commit_some(t, file, of, 3, begins_long && openings == 0, random);
             }
           },
       .again =
-          [seed](crash::trial& t) {
+          [seed, begins_long](crash::trial& t) {
             std::mt19937 random{seed};
             auto const of = std::make_shared<history>();
             t.expect(crash::oracle{[](crash::image const&) { return std::string{}; }}); // nothing happens yet
@@ -195,7 +197,7 @@ auto transactions(std::uint32_t seed) -> crash::scenario {
             if (file.content() != of->states.back()) {
               throw std::runtime_error{"recovering twice gives two contents"};
             }
-            commit_some(t, file, of, 2, random);
+            commit_some(t, file, of, 2, begins_long, random);
           },
   };
 }
