@@ -39,6 +39,7 @@ public:
   ~journaled() = default;
 
   [[nodiscard]] auto log() -> fmmap::journal::log& { return log_; }
+  [[nodiscard]] auto log() const -> fmmap::journal::log const& { return log_; }
 
   // What is in place.
   [[nodiscard]] auto content() const -> std::string {
