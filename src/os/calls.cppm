@@ -79,9 +79,11 @@ enum class call : unsigned char {
   pthread_sigmask,
   clock_nanosleep,
   sched_yield,
+  userfaultfd,
+  uname,
 };
 
-inline constexpr std::array<std::string_view, 50> call_names{
+inline constexpr std::array<std::string_view, 52> call_names{
     "openat",          "openat2",         "close",        "fstat",           "fstatat",      "fstatfs",
     "fcntl",           "ioctl",           "ftruncate",    "fchmod",          "fchown",       "fallocate",
     "lseek",           "copy_file_range", "read",         "pread",           "pwrite",       "pwritev2",
@@ -90,7 +92,7 @@ inline constexpr std::array<std::string_view, 50> call_names{
     "mremap",          "munmap",          "mprotect",     "madvise",         "msync",        "mincore",
     "mlock",           "munlock",         "getrlimit",    "cachestat",       "poll",         "sigaction",
     "statx",           "getdents64",      "timer_create", "timer_settime",   "timer_delete", "pthread_sigmask",
-    "clock_nanosleep", "sched_yield",
+    "clock_nanosleep", "sched_yield",     "userfaultfd",  "uname",
 };
 
 // What a call makes durable: a file, a part of it, or a range of memory.

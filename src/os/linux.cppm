@@ -3,12 +3,14 @@ module;
 
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <expected>
+#include <iterator>
 #include <limits>
 #include <new>
 #include <optional>
@@ -20,6 +22,7 @@ module;
 #include <linux/magic.h>
 #include <linux/mman.h>
 #include <linux/openat2.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/file.h>
@@ -29,6 +32,7 @@ module;
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -47,6 +51,17 @@ namespace fmmap::os {
 // Newer than Debian 12's kernel headers.
 inline constexpr unsigned mfd_noexec_seal = 8;
 inline constexpr long number_of_cachestat = 451;
+
+inline constexpr std::uint64_t uffd_feature_wp_async = 1U << 15U;
+inline constexpr std::uint64_t pm_scan_wp_matching = 1;
+inline constexpr std::uint64_t pm_scan_check_wpasync = 2;
+
+struct pm_scan_arg {
+  std::uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+  std::uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+
+inline constexpr unsigned long pagemap_scan = _IOWR('f', 16, pm_scan_arg);
 
 struct cachestat_range {
   std::uint64_t offset, length;
@@ -542,6 +557,48 @@ inline auto unlock_memory(void* address, std::size_t length) noexcept -> outcome
   return perform(call::munlock, [&] { return ::syscall(SYS_munlock, address, length); });
 }
 
+// userfaultfd(2), for faults of user mode, which is all that an ordinary user may have.
+inline auto open_fault_tracker() noexcept -> outcome<descriptor> {
+  return invoke(call::userfaultfd,
+                [&] { return static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY)); });
+}
+
+// Begins with such a descriptor: the system itself lifts the write protection of a page that is written (UFFDIO_API).
+inline auto enable_write_tracking(descriptor tracker) noexcept -> outcome<void> {
+  uffdio_api wanted{};
+  wanted.api = UFFD_API;
+  wanted.features = uffd_feature_wp_async;
+  return perform(call::ioctl, [&] { return ::ioctl(tracker, UFFDIO_API, &wanted); });
+}
+
+// UFFDIO_REGISTER; protects nothing yet.
+inline auto track_writes(descriptor tracker, void const* address, std::size_t length) noexcept -> outcome<void> {
+  uffdio_register wanted{};
+  wanted.range = {.start = reinterpret_cast<std::uintptr_t>(address), .len = length};
+  wanted.mode = UFFDIO_REGISTER_MODE_WP;
+  return perform(call::ioctl, [&] { return ::ioctl(tracker, UFFDIO_REGISTER, &wanted); });
+}
+
+// Runs of pages from `begin` on that are what is asked for, as many as there is room for (PAGEMAP_SCAN, Linux 6.7). With room
+// for more than 512, it may tell too low an end.
+inline auto scan_pages(descriptor pagemap, std::uint64_t begin, std::uint64_t end, page_scan const& wanted,
+                       std::span<page_run> found) noexcept -> outcome<scan_progress> {
+  pm_scan_arg about{};
+  about.size = sizeof about;
+  about.flags = (wanted.protect ? pm_scan_wp_matching : 0) | (wanted.only_tracked ? pm_scan_check_wpasync : 0);
+  about.start = begin;
+  about.end = end;
+  about.vec = reinterpret_cast<std::uintptr_t>(found.data());
+  about.vec_len = found.size();
+  about.category_inverted = wanted.inverted;
+  about.category_mask = wanted.all;
+  about.category_anyof_mask = wanted.any;
+  about.return_mask = wanted.reported;
+  auto const runs = invoke(call::ioctl, [&] { return ::ioctl(pagemap, pagemap_scan, &about); });
+  return runs ? outcome<scan_progress>{{.runs = static_cast<std::size_t>(*runs), .end = about.walk_end}}
+              : std::unexpected(runs.error());
+}
+
 // RLIMIT_MEMLOCK in bytes; UINT64_MAX when unlimited.
 inline auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
   rlimit limit{};
@@ -551,6 +608,22 @@ inline auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
 
 // The process, whose number a forked child does not share. Never fails.
 inline auto process_id() noexcept -> int { return ::getpid(); }
+
+// uname(2): of the kernel. What is not a version is 0.0.
+inline auto kernel_version() noexcept -> outcome<system_version> {
+  utsname about{};
+  auto const done = invoke(call::uname, [&] { return ::uname(&about); });
+  if (!done) {
+    return std::unexpected(done.error());
+  }
+  system_version version{.major = 0, .minor = 0};
+  auto const* const end = std::end(about.release);
+  auto const* const point = std::from_chars(about.release, end, version.major).ptr;
+  if (point != end && *point == '.') {
+    std::from_chars(std::next(point), end, version.minor);
+  }
+  return version;
+}
 
 // The memory of the machine, in bytes.
 inline auto physical_memory() noexcept -> std::uint64_t {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <compare>
+#include <cstddef>
 #include <cstdint>
 
 // The types and values that system calls are spoken of in.
@@ -113,6 +115,38 @@ struct lock_in_the_way {
   int process; // -1 for one of an open file description
 };
 
+// The first two numbers of a version, 6.12.
+struct system_version {
+  unsigned major;
+  unsigned minor;
+
+  auto operator<=>(system_version const&) const = default;
+};
+
+// What is asked of pages by PAGEMAP_SCAN, in values of `page_category`: those that have all of `all` and one of `any`, where
+// `inverted` ones count as had when they are not. Runs are told apart by what they have of `reported`.
+struct page_scan {
+  std::uint64_t inverted = 0;
+  std::uint64_t all = 0;
+  std::uint64_t any = 0; // 0: need not have one
+  std::uint64_t reported = 0;
+  bool only_tracked = false; // an error where the memory is not registered for asynchronous write protection
+  bool protect = false;      // protects what it finds
+};
+
+// Pages from one address to another, as PAGEMAP_SCAN writes it.
+struct page_run {
+  std::uint64_t begin;
+  std::uint64_t end;
+  std::uint64_t categories;
+};
+
+// How many runs a scan has found, and how far it has come.
+struct scan_progress {
+  std::size_t runs;
+  std::uint64_t end;
+};
+
 // Bytes of a range of a file's page cache (cachestat, Linux 6.5).
 struct cache_status {
   std::uint64_t cached;
@@ -121,6 +155,14 @@ struct cache_status {
 };
 
 } // namespace fmmap::os
+
+// Values of PAGEMAP_SCAN.
+export namespace fmmap::os::page_category {
+inline constexpr std::uint64_t written = 2; // not write-protected by userfaultfd
+inline constexpr std::uint64_t of_file = 4; // or of shared anonymous memory
+inline constexpr std::uint64_t present = 8;
+inline constexpr std::uint64_t swapped = 16;
+} // namespace fmmap::os::page_category
 
 // Values of madvise(2), which name what fmmap::advice means.
 export namespace fmmap::os::advice_value {

@@ -11,6 +11,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -41,6 +42,7 @@ BOOST_AUTO_TEST_CASE(every_call_has_a_name_of_its_own) {
   BOOST_TEST(os::name_of(os::call::openat) == "openat");
   BOOST_TEST(os::name_of(os::call::munlock) == "munlock");
   BOOST_TEST(os::name_of(os::call::cachestat) == "cachestat");
+  BOOST_TEST(os::name_of(os::call::uname) == "uname");
 }
 
 BOOST_AUTO_TEST_CASE(it_records_the_calls_made_in_order) {
@@ -105,6 +107,18 @@ BOOST_AUTO_TEST_CASE(it_makes_a_feature_look_absent) {
   armed const table;
   seam::pretend_absent(os::call::memfd_create);
   BOOST_TEST(os::memory_file("x", false).error() == ENOSYS);
+}
+
+BOOST_AUTO_TEST_CASE(the_version_of_the_kernel_is_that_of_uname) {
+  utsname about{};
+  BOOST_REQUIRE(::uname(&about) == 0);
+  auto const version = os::kernel_version().value();
+  auto const beginning = std::to_string(version.major) + '.' + std::to_string(version.minor);
+  BOOST_TEST(std::string{about.release}.starts_with(beginning));
+  BOOST_TEST((version > os::system_version{.major = 4, .minor = 18}));
+  armed const table;
+  seam::fail(os::call::uname, EPERM);
+  BOOST_TEST(os::kernel_version().error() == EPERM);
 }
 
 BOOST_AUTO_TEST_CASE(it_reports_a_call_that_it_skips_as_done) {
