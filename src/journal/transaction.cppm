@@ -45,6 +45,12 @@ public:
     }
   }
 
+  // Adds all changes of another one, as if they came after those that are here.
+  void add(transaction const& other) {
+    auto const changes = other.record().subspan(sizeof(record_header));
+    std::ranges::copy(changes, extend(changes.size()));
+  }
+
   // Completes the record.
   void seal(header const& current, std::uint64_t sequence, std::uint64_t file_bytes) {
     record_header about{.magic = record_magic,

@@ -61,6 +61,8 @@ struct chunk_record {
   std::array<std::uint8_t, alloc::chunk_pages> pages;
   std::array<std::uint8_t, journal::line_bytes - alloc::chunk_pages> unused;
   std::array<std::uint64_t, alloc::chunk_pages * alloc::words_per_page> free_blocks;
+
+  auto operator==(chunk_record const&) const -> bool = default;
 };
 
 inline constexpr std::size_t lines_per_record = sizeof(chunk_record) / journal::line_bytes;

@@ -31,6 +31,7 @@ module fmmap.pmr;
 
 import fmmap.alloc;
 import fmmap.core;
+import fmmap.dirty;
 import fmmap.journal;
 import fmmap.lock;
 import fmmap.os;
@@ -289,6 +290,12 @@ auto heap_state::begin(std::uint64_t content) -> result<void> {
   if (auto const mapped = memory_.extend(store_->descriptor(), where, size); !mapped) {
     return fail(mapped.error(), "map");
   }
+  if (!read_only_) {
+    detector_ = dirty::detector::make();
+    if (auto done = detector_->watch({.begin = memory_.content(), .length = size}); !done) {
+      return done;
+    }
+  }
   resource_ = new (memory_.overlay()) heap_resource{*this};
   return {};
 }
@@ -310,7 +317,8 @@ auto heap_state::format() -> result<void> {
 }
 
 auto heap_state::load() -> result<void> {
-  auto const unapplied = replay();
+  dirty::page_range const all{.begin = memory_.content(), .length = memory_.size()};
+  auto const unapplied = replay({&all, 1});
   auto made = make_allocator(memory_.size());
   if (!made) {
     return std::unexpected(std::move(made).error());
@@ -340,17 +348,19 @@ auto heap_state::make_allocator(std::size_t size) -> result<std::unique_ptr<allo
                                         .path = std::string{path()}});
 }
 
-// Puts what is committed and not in place into the content, and returns what there is of it of the books.
-auto heap_state::replay() -> line_map {
+auto heap_state::replay(std::span<dirty::page_range const> where) -> line_map {
   line_map books;
   store_->for_each_unapplied([&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const> bytes) {
     auto const content = store_->where().content_at(page * page_bytes);
+    auto* const to = content && *content < memory_.size() ? memory_.content() + *content : nullptr;
+    auto const run = std::ranges::upper_bound(where, to, {}, &dirty::page_range::end);
+    auto const wanted = to != nullptr && run != where.end() && run->begin <= to;
     for (; lines != 0; lines &= lines - 1) {
       auto const line = static_cast<std::uint64_t>(std::countr_zero(lines));
       if (!content) {
         std::memcpy(books[(page * (page_bytes / line_bytes)) + line].data(), bytes.data(), line_bytes);
-      } else if (*content < memory_.size()) {
-        std::memcpy(memory_.content() + *content + (line * line_bytes), bytes.data(), line_bytes);
+      } else if (wanted) {
+        std::memcpy(to + (line * line_bytes), bytes.data(), line_bytes);
       }
       bytes = bytes.subspan(line_bytes);
     }
@@ -432,10 +442,12 @@ auto heap_state::grow_to(std::size_t size) -> result<void> {
   if (auto done = view_.resize(static_cast<std::size_t>(where.file_bytes(size))); !done) {
     return done;
   }
+  auto* const added = memory_.content() + memory_.size();
   if (auto const mapped = memory_.extend(store_->descriptor(), where, size); !mapped) {
     return fail(mapped.error(), "map");
   }
-  return {};
+  return detector_->watch(
+      {.begin = added, .length = static_cast<std::size_t>(memory_.content() + memory_.size() - added)});
 }
 
 // Blocks of the file are given back by nobody yet.
@@ -542,64 +554,117 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
     return std::unexpected(std::move(sound).error());
   }
   std::scoped_lock const quiet{gate_, updating_};
-  if (auto done = store_->apply(); !done) { // what is in place need not be committed once more
-    return std::unexpected(std::move(done).error());
+  if (!detector_->is_incremental()) { // what is in place need not be committed once more
+    if (auto done = store_->apply(); !done) {
+      return std::unexpected(std::move(done).error());
+    }
+  }
+  auto const changed = collect_changed();
+  if (!changed) {
+    return std::unexpected(changed.error());
   }
   auto made = std::make_shared<staged_commit>();
   made->level = level;
   made->file_bytes = store_->where().file_bytes(memory_.size());
   add_books(*made);
-  auto done = add_content(*made);
-  if (done && checks_pointers_) {
-    done = check_pointers(*made);
-  }
-  if (!done) {
-    store_->drop(*made);
-    return std::unexpected(std::move(done).error());
+  add_content(*made, *changed);
+  if (checks_pointers_) {
+    if (auto sound = check_pointers(*made); !sound) {
+      store_->drop(*made);
+      return std::unexpected(std::move(sound).error());
+    }
   }
   store_->enqueue(made);
   return made;
 }
 
-void heap_state::add_changes(staged_commit& one, std::uint64_t page,
-                             std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) {
+auto heap_state::file_page_of(std::byte const* content) const noexcept -> std::uint64_t {
+  return store_->where().offset_of(static_cast<std::uint64_t>(content - memory_.content())) / page_bytes;
+}
+
+auto heap_state::collect_changed() -> result<std::vector<dirty::page_range>> {
+  std::vector<dirty::page_range> found;
+  if (auto done = detector_->collect(found); !done) {
+    return std::unexpected(std::move(done).error());
+  }
+  std::vector<dirty::page_range> all;
+  dirty::run_list runs{all};
+  std::ranges::for_each(found, [&](dirty::page_range const& run) { runs.append(run); });
+  for (auto const page : store_->take_returned_pages()) {
+    if (auto const content = store_->where().content_at(page * page_bytes); content) {
+      runs.append({.begin = memory_.content() + *content, .length = page_bytes});
+    }
+  }
+  runs.merge();
+  return all;
+}
+
+auto heap_state::add_changes(staged_commit& one, std::uint64_t page,
+                             std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) -> bool {
   // Asked before the file is looked at: what leaves the journal meanwhile is in the file then.
   auto const unapplied = store_->unapplied_lines(page);
   auto const changed = changed_lines(now.data(), view_.bytes().data() + (page * page_bytes));
-  if (auto const differing = (unapplied | changed) & lines; differing != 0) {
+  auto const differing = (unapplied | changed) & lines;
+  if (differing != 0) {
     one.changes.change(page, differing, now);
   }
+  return differing != 0;
 }
 
 // The books of an allocator are not in the content, but beside it.
 void heap_state::add_books(staged_commit& one) {
   for (auto const chunk : store_->take_returned_chunks()) {
+    exported_.erase(chunk);
     allocator_->export_again(chunk);
   }
+  decltype(exported_) exported;
   allocator_->export_dirty([&](std::size_t chunk, alloc::chunk_state const& state) {
-    one.chunks.push_back(chunk);
-    heap_format::chunk_record record{.pages = state.pages, .unused = {}, .free_blocks = state.free_blocks};
-    auto const* from = reinterpret_cast<std::byte const*>(&record);
-    constexpr auto in_page = page_bytes / line_bytes;
-    auto const first = store_->where().record_of(chunk) / line_bytes;
-    for (std::size_t i = 0; i < heap_format::lines_per_record;) { // of one page, or of two
-      auto const line = (first + i) % in_page;
-      auto const count = std::min<std::size_t>(heap_format::lines_per_record - i, in_page - line);
-      alignas(line_bytes) std::array<std::byte, page_bytes> now{};
-      std::memcpy(now.data() + (line * line_bytes), from, count * line_bytes);
-      add_changes(one, (first + i) / in_page, now, (all_lines >> (in_page - count)) << line);
-      from += count * line_bytes;
-      i += count;
+    heap_format::chunk_record const record{.pages = state.pages, .unused = {}, .free_blocks = state.free_blocks};
+    exported.emplace(chunk, record);
+    if (auto const latest = exported_.find(chunk); latest != exported_.end() && latest->second == record) {
+      return; // as with blocks that a thread keeps to itself
     }
+    one.chunks.push_back(chunk);
+    add_record(one, chunk, record);
   });
+  exported_ = std::move(exported);
 }
 
-auto heap_state::add_content(staged_commit& one) -> result<void> {
-  for (std::size_t at = 0; at < memory_.size(); at += page_bytes) {
-    add_changes(one, store_->where().offset_of(at) / page_bytes,
-                std::span<std::byte const, page_bytes>{memory_.content() + at, page_bytes}, all_lines);
+void heap_state::add_record(staged_commit& one, std::size_t chunk, heap_format::chunk_record const& record) {
+  auto const* from = reinterpret_cast<std::byte const*>(&record);
+  constexpr auto in_page = page_bytes / line_bytes;
+  auto const first = store_->where().record_of(chunk) / line_bytes;
+  for (std::size_t i = 0; i < heap_format::lines_per_record;) { // of one page, or of two
+    auto const line = (first + i) % in_page;
+    auto const count = std::min<std::size_t>(heap_format::lines_per_record - i, in_page - line);
+    std::array<std::byte, page_bytes> now{};
+    std::memcpy(now.data() + (line * line_bytes), from, count * line_bytes);
+    add_changes(one, (first + i) / in_page, now, (all_lines >> (in_page - count)) << line);
+    from += count * line_bytes;
+    i += count;
   }
-  return {};
+}
+
+void heap_state::add_content(staged_commit& one, std::span<dirty::page_range const> changed) {
+  std::vector<dirty::page_range> same;
+  dirty::run_list runs{same};
+  for (auto const& run : changed) {
+    for (auto* at = run.begin; at != run.end(); at += page_bytes) {
+      auto const page = file_page_of(at);
+      if (add_changes(one, page, std::span<std::byte const, page_bytes>{at, page_bytes}, all_lines)) {
+        one.pages.push_back(page);
+      } else {
+        runs.append({.begin = at, .length = page_bytes});
+      }
+    }
+  }
+  // Pages that are the process's own are found again and again until they are the file's. Where that cannot be had, as
+  // where memory is locked, they are only looked at once more than needed.
+  if (!detector_->is_incremental() && detector_->kind() != dirty::method::compare) {
+    for (auto const& run : same) {
+      (void)os::advise(run.begin, run.length, os::advice_value::dont_need);
+    }
+  }
 }
 
 auto heap_state::commit(commit_durability level) -> result<void> {
@@ -627,10 +692,19 @@ auto heap_state::rollback() -> result<void> {
   if (!made) {
     return std::unexpected(std::move(made).error());
   }
-  if (auto const dropped = os::advise(memory_.content(), memory_.size(), os::advice_value::dont_need); !dropped) {
-    return fail(dropped.error(), "roll back");
+  auto const changed = collect_changed();
+  if (!changed) {
+    return std::unexpected(changed.error());
   }
-  auto const unapplied = replay();
+  for (auto const& run : *changed) {
+    for (auto* at = run.begin; at != run.end(); at += page_bytes) {
+      auto const* const before = view_.bytes().data() + (file_page_of(at) * page_bytes);
+      if (changed_lines(at, before) != 0) {
+        std::memcpy(at, before, page_bytes);
+      }
+    }
+  }
+  auto const unapplied = replay(*changed);
   if (auto const wrong = (*made)->import([&](std::size_t chunk) { return read_record(chunk, unapplied); }); wrong) {
     return fail(errc::damaged, "roll back", "the books of chunk " + std::to_string(*wrong) + " can be none");
   }
@@ -639,6 +713,7 @@ auto heap_state::rollback() -> result<void> {
     return fail(errc::damaged, "roll back", *wrong);
   }
   allocator_ = std::move(*made);
+  exported_.clear();
   return {};
 }
 
@@ -669,7 +744,7 @@ auto heap_state::stats() const -> heap_stats {
           .journal_bytes = journal.journal_bytes,
           .checkpoints = journal.checkpoints,
           .private_bytes = 0,
-          .dirty_detector = "compare",
+          .dirty_detector = detector_ ? dirty::to_string(detector_->kind()) : std::string_view{},
           .objects = objects_.entries().size(),
           .used_bytes = now.used,
           .free_bytes = now.free,

@@ -23,6 +23,7 @@ module fmmap.pmr:heap_state;
 
 import fmmap.alloc;
 import fmmap.core;
+import fmmap.dirty;
 import fmmap.journal;
 import fmmap.os;
 import :flushable_resource;
@@ -106,7 +107,9 @@ private:
   [[nodiscard]] auto begin(std::uint64_t content) -> result<void>;
   [[nodiscard]] auto format() -> result<void>;
   [[nodiscard]] auto load() -> result<void>;
-  [[nodiscard]] auto replay() -> line_map;
+  // Puts what is committed and not in place into pages of the content, all or those of `where`, and returns what there is of
+  // it of the books.
+  [[nodiscard]] auto replay(std::span<dirty::page_range const> where) -> line_map;
   [[nodiscard]] auto make_allocator(std::size_t size) -> result<std::unique_ptr<alloc::allocator>>;
   [[nodiscard]] auto read_record(std::size_t chunk, line_map const& unapplied) const -> alloc::chunk_state;
   [[nodiscard]] auto grow_to(std::size_t size) -> result<void>;
@@ -116,9 +119,14 @@ private:
   [[nodiscard]] auto describe_escape(std::uint64_t offset, std::uintptr_t value, std::string_view target) const
       -> error;
   void add_books(staged_commit& one);
-  [[nodiscard]] auto add_content(staged_commit& one) -> result<void>;
-  void add_changes(staged_commit& one, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
-                   std::uint64_t lines);
+  void add_record(staged_commit& one, std::size_t chunk, heap_format::chunk_record const& record);
+  // The pages of the content that may differ from the last staged commit.
+  [[nodiscard]] auto collect_changed() -> result<std::vector<dirty::page_range>>;
+  void add_content(staged_commit& one, std::span<dirty::page_range const> changed);
+  // Returns whether there were any.
+  auto add_changes(staged_commit& one, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
+                   std::uint64_t lines) -> bool;
+  [[nodiscard]] auto file_page_of(std::byte const* content) const noexcept -> std::uint64_t;
   [[nodiscard]] auto fail(errc code, std::string_view operation, std::string_view hint = {}) const
       -> std::unexpected<error>;
   [[nodiscard]] auto fail(int code, std::string_view operation) const -> std::unexpected<error>;
@@ -129,7 +137,9 @@ private:
   bool const read_only_;
   bool const checks_pointers_;
   int const process_;
+  std::unique_ptr<dirty::detector> detector_;
   std::unique_ptr<alloc::allocator> allocator_;
+  std::unordered_map<std::size_t, heap_format::chunk_record> exported_; // of the latest staged commit
   heap_resource* resource_ = nullptr;
   mutable std::mutex objects_mutex_;
   object_table objects_;

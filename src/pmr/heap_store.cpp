@@ -217,11 +217,11 @@ auto heap_store::run(staged_commit& one) -> result<void> {
     }
     auto done = complete(*first);
     std::scoped_lock const queue{queue_};
+    staged_.pop_front();
     if (!done) {
-      give_back(*first);
+      give_back(*first, staged_.begin());
     }
     first->outcome = std::move(done);
-    std::erase(staged_, first);
     note_staged();
   }
   return *one.outcome;
@@ -235,19 +235,31 @@ auto heap_store::complete(staged_commit& one) -> result<void> {
   return log_->commit(one.changes, journal_level(one.level), one.file_bytes);
 }
 
-void heap_store::drop(staged_commit& one) noexcept {
+void heap_store::drop(staged_commit& one) {
   std::scoped_lock const queue{queue_};
   if (one.outcome) {
     return;
   }
-  give_back(one);
-  std::erase_if(staged_, [&](auto const& other) { return other.get() == &one; });
+  auto const place = std::ranges::find(staged_, &one, &std::shared_ptr<staged_commit>::get);
+  auto const kept = place == staged_.end() ? nullptr : *place;
+  give_back(one, place == staged_.end() ? place : staged_.erase(place));
   note_staged();
 }
 
-void heap_store::give_back(staged_commit& one) {
-  returned_pages_.insert(returned_pages_.end(), one.pages.begin(), one.pages.end());
-  returned_chunks_.insert(returned_chunks_.end(), one.chunks.begin(), one.chunks.end());
+// What was staged after it builds on it, and takes its changes; they are the next commit's to find where there is none.
+void heap_store::give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next) {
+  auto const append = [](std::vector<std::size_t>& to, std::vector<std::size_t> const& from) {
+    to.insert(to.end(), from.begin(), from.end());
+  };
+  if (next == staged_.end()) {
+    append(returned_pages_, one.pages);
+    append(returned_chunks_, one.chunks);
+    return;
+  }
+  one.changes.add((*next)->changes);
+  (*next)->changes = std::move(one.changes);
+  append((*next)->pages, one.pages);
+  append((*next)->chunks, one.chunks);
 }
 
 auto heap_store::take_returned_pages() -> std::vector<std::size_t> {

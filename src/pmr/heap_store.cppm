@@ -71,7 +71,7 @@ public:
 
   void enqueue(std::shared_ptr<staged_commit> const& one);
   [[nodiscard]] auto run(staged_commit& one) -> result<void>;
-  void drop(staged_commit& one) noexcept;
+  void drop(staged_commit& one);
   [[nodiscard]] auto has_staged() const -> bool;
 
   // What commits that came to nothing have given back.
@@ -92,7 +92,7 @@ public:
 private:
   [[nodiscard]] auto check_header() const -> result<void>;
   [[nodiscard]] auto complete(staged_commit& one) -> result<void>;
-  void give_back(staged_commit& one);
+  void give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next);
   void note_staged();
   [[nodiscard]] auto journaled() const -> journal::journaled_file;
 

@@ -180,7 +180,7 @@ BOOST_AUTO_TEST_CASE(writes_nothing_when_nothing_has_changed) {
   or_throw(heap.commit());
   auto const before = heap.stats();
   or_throw(heap.commit());
-  or_throw(heap.commit());
+  or_throw(heap.commit(commit_durability::process));
   BOOST_TEST(heap.stats().journal_bytes == before.journal_bytes);
 }
 
@@ -328,6 +328,26 @@ BOOST_AUTO_TEST_CASE(leaves_its_changes_to_the_next_when_it_is_dropped) {
     or_throw(heap.commit());
   });
   BOOST_TEST(contents(path).size() == 3U);
+}
+
+BOOST_AUTO_TEST_CASE(that_is_dropped_is_in_those_staged_after_it) { // A changed, B changed: never B without A
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    auto* const a = or_throw(heap.construct<numbers>("numbers", numbers(1000, 1)));
+    auto* const b = or_throw(heap.construct<words>("words"));
+    or_throw(heap.commit());
+    a->push_back(2);
+    std::optional<fmmap::flush_job> first{or_throw(heap.stage_commit())};
+    b->emplace(1, "a text that is too long for the object itself");
+    auto second = or_throw(heap.stage_commit());
+    first.reset();
+    or_throw(second.run());
+  });
+  auto heap = open(path);
+  BOOST_TEST(or_throw(heap.find<words>("words"))->size() == 1U);
+  BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->size() == 1001U);
+  BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->back() == 2U);
 }
 
 BOOST_AUTO_TEST_CASE(outlives_its_heap) {
