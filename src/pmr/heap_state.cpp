@@ -418,6 +418,9 @@ auto heap_state::check_usable(std::string_view operation, bool to_write) const -
   if (to_write && read_only_) {
     return fail(errc::read_only, operation);
   }
+  if (broken_) {
+    return std::unexpected(*broken_);
+  }
   return {};
 }
 
@@ -559,36 +562,45 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
       return std::unexpected(std::move(done).error());
     }
   }
-  auto const changed = collect_changed();
+  return stage_quietly(level);
+}
+
+auto heap_state::stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>> {
+  staged_before_ = store_->staged_lines();
+  auto const all = std::exchange(has_lost_track_, true) || store_->has_lost_track(); // until all is done
+  auto const changed = collect_changed(all);
   if (!changed) {
     return std::unexpected(changed.error());
   }
   auto made = std::make_shared<staged_commit>();
   made->level = level;
   made->file_bytes = store_->where().file_bytes(memory_.size());
-  add_books(*made);
+  add_books(*made, all);
   add_content(*made, *changed);
-  if (checks_pointers_) {
-    if (auto sound = check_pointers(*made); !sound) {
-      store_->drop(*made);
-      return std::unexpected(std::move(sound).error());
-    }
+  auto sound = checks_pointers_ ? check_pointers(*made) : result<void>{};
+  if (sound) {
+    store_->enqueue(made);
+  } else {
+    store_->drop(*made);
   }
-  store_->enqueue(made);
-  return made;
+  has_lost_track_ = false;
+  return sound ? result<std::shared_ptr<staged_commit>>{std::move(made)} : std::unexpected(std::move(sound).error());
 }
 
 auto heap_state::file_page_of(std::byte const* content) const noexcept -> std::uint64_t {
   return store_->where().offset_of(static_cast<std::uint64_t>(content - memory_.content())) / page_bytes;
 }
 
-auto heap_state::collect_changed() -> result<std::vector<dirty::page_range>> {
+auto heap_state::collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>> {
   std::vector<dirty::page_range> found;
   if (auto done = detector_->collect(found); !done) {
     return std::unexpected(std::move(done).error());
   }
   std::vector<dirty::page_range> all;
   dirty::run_list runs{all};
+  if (all_of_it) {
+    runs.append({.begin = memory_.content(), .length = memory_.size()});
+  }
   std::ranges::for_each(found, [&](dirty::page_range const& run) { runs.append(run); });
   for (auto const page : store_->take_returned_pages()) {
     if (auto const content = store_->where().content_at(page * page_bytes); content) {
@@ -602,7 +614,8 @@ auto heap_state::collect_changed() -> result<std::vector<dirty::page_range>> {
 auto heap_state::add_changes(staged_commit& one, std::uint64_t page,
                              std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) -> bool {
   // Asked before the file is looked at: what leaves the journal meanwhile is in the file then.
-  auto const unapplied = store_->unapplied_lines(page);
+  auto const staged = staged_before_.find(page);
+  auto const unapplied = (staged == staged_before_.end() ? 0 : staged->second) | store_->unapplied_lines(page);
   auto const changed = changed_lines(now.data(), view_.bytes().data() + (page * page_bytes));
   auto const differing = (unapplied | changed) & lines;
   if (differing != 0) {
@@ -612,7 +625,11 @@ auto heap_state::add_changes(staged_commit& one, std::uint64_t page,
 }
 
 // The books of an allocator are not in the content, but beside it.
-void heap_state::add_books(staged_commit& one) {
+void heap_state::add_books(staged_commit& one, bool all) {
+  for (std::size_t chunk = 0; all && chunk * alloc::chunk_bytes < memory_.size(); ++chunk) {
+    exported_.erase(chunk);
+    allocator_->export_again(chunk);
+  }
   for (auto const chunk : store_->take_returned_chunks()) {
     exported_.erase(chunk);
     allocator_->export_again(chunk);
@@ -688,11 +705,21 @@ auto heap_state::rollback() -> result<void> {
   if (store_->has_staged()) {
     return fail(errc::in_use, "roll back", "a staged commit has neither run nor been dropped");
   }
+  try {
+    return return_to_last_commit();
+  } catch (std::bad_alloc const&) {
+    broken_ = error::make(std::make_error_code(std::errc::not_enough_memory), "roll back", path(), {},
+                          "half of it is done, and the heap has to be opened anew");
+    return std::unexpected(*broken_);
+  }
+}
+
+auto heap_state::return_to_last_commit() -> result<void> {
   auto made = make_allocator(memory_.size());
   if (!made) {
     return std::unexpected(std::move(made).error());
   }
-  auto const changed = collect_changed();
+  auto const changed = collect_changed(std::exchange(has_lost_track_, true) || store_->has_lost_track());
   if (!changed) {
     return std::unexpected(changed.error());
   }
@@ -714,6 +741,7 @@ auto heap_state::rollback() -> result<void> {
   }
   allocator_ = std::move(*made);
   exported_.clear();
+  has_lost_track_ = false;
   return {};
 }
 

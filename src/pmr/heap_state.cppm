@@ -115,15 +115,17 @@ private:
   [[nodiscard]] auto grow_to(std::size_t size) -> result<void>;
 
   [[nodiscard]] auto check_usable(std::string_view operation, bool to_write) const -> result<void>;
+  [[nodiscard]] auto stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
+  [[nodiscard]] auto return_to_last_commit() -> result<void>;
   [[nodiscard]] auto check_pointers(staged_commit const& one) const -> result<void>;
   [[nodiscard]] auto describe_escape(std::uint64_t offset, std::uintptr_t value, std::string_view target) const
       -> error;
-  void add_books(staged_commit& one);
+  void add_books(staged_commit& one, bool all);
   void add_record(staged_commit& one, std::size_t chunk, heap_format::chunk_record const& record);
   // The pages of the content that may differ from the last staged commit.
-  [[nodiscard]] auto collect_changed() -> result<std::vector<dirty::page_range>>;
+  [[nodiscard]] auto collect_changed(bool all) -> result<std::vector<dirty::page_range>>;
   void add_content(staged_commit& one, std::span<dirty::page_range const> changed);
-  // Returns whether there were any.
+  // Adds those of these lines of a page that differ from the last staged commit; returns whether there were any.
   auto add_changes(staged_commit& one, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
                    std::uint64_t lines) -> bool;
   [[nodiscard]] auto file_page_of(std::byte const* content) const noexcept -> std::uint64_t;
@@ -145,6 +147,9 @@ private:
   object_table objects_;
   std::mutex gate_; // passed by those that begin an update, kept by who waits for all to end
   std::shared_mutex updating_;
+  bool has_lost_track_ = false; // of what has changed: everything may have
+  std::optional<error> broken_; // why nothing can be done any more
+  line_masks staged_before_;    // while a commit is staged: what those before it have not brought to the journal
 };
 
 } // namespace fmmap

@@ -13,6 +13,7 @@ module;
 #include <iterator>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -173,14 +174,14 @@ auto heap_store::allocate(std::uint64_t from, std::uint64_t to) -> result<void> 
 
 // --- Commits ----------------------------------------------------------------------------------------------------------
 
-auto heap_store::unapplied_lines(std::uint64_t page) const -> std::uint64_t {
-  std::uint64_t lines = 0;
-  {
-    std::scoped_lock const lock{queue_};
-    auto const found = staged_lines_.find(page);
-    lines = found == staged_lines_.end() ? 0 : found->second;
+auto heap_store::staged_lines() const -> line_masks {
+  std::scoped_lock const lock{queue_};
+  line_masks all;
+  for (auto const& one : staged_) {
+    one->changes.view().for_each_change(
+        [&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) { all[page] |= lines; });
   }
-  return lines | log_->unapplied_lines(page);
+  return all;
 }
 
 auto heap_store::apply() -> result<void> {
@@ -188,18 +189,9 @@ auto heap_store::apply() -> result<void> {
   return log_->apply();
 }
 
-void heap_store::note_staged() {
-  staged_lines_.clear();
-  for (auto const& one : staged_) {
-    one->changes.view().for_each_change(
-        [&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) { staged_lines_[page] |= lines; });
-  }
-}
-
 void heap_store::enqueue(std::shared_ptr<staged_commit> const& one) {
   std::scoped_lock const lock{queue_};
   staged_.push_back(one);
-  note_staged();
 }
 
 auto heap_store::has_staged() const -> bool {
@@ -222,7 +214,6 @@ auto heap_store::run(staged_commit& one) -> result<void> {
       give_back(*first, staged_.begin());
     }
     first->outcome = std::move(done);
-    note_staged();
   }
   return *one.outcome;
 }
@@ -235,31 +226,34 @@ auto heap_store::complete(staged_commit& one) -> result<void> {
   return log_->commit(one.changes, journal_level(one.level), one.file_bytes);
 }
 
-void heap_store::drop(staged_commit& one) {
+void heap_store::drop(staged_commit& one) noexcept {
   std::scoped_lock const queue{queue_};
   if (one.outcome) {
     return;
   }
   auto const place = std::ranges::find(staged_, &one, &std::shared_ptr<staged_commit>::get);
-  auto const kept = place == staged_.end() ? nullptr : *place;
   give_back(one, place == staged_.end() ? place : staged_.erase(place));
-  note_staged();
 }
 
 // What was staged after it builds on it, and takes its changes; they are the next commit's to find where there is none.
-void heap_store::give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next) {
+void heap_store::give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next) noexcept {
   auto const append = [](std::vector<std::size_t>& to, std::vector<std::size_t> const& from) {
     to.insert(to.end(), from.begin(), from.end());
   };
-  if (next == staged_.end()) {
-    append(returned_pages_, one.pages);
-    append(returned_chunks_, one.chunks);
-    return;
+  try {
+    if (next != staged_.end()) {
+      one.changes.add((*next)->changes);
+      std::swap(one.changes, (*next)->changes);
+    }
+    append(next == staged_.end() ? returned_pages_ : (*next)->pages, one.pages);
+    append(next == staged_.end() ? returned_chunks_ : (*next)->chunks, one.chunks);
+  } catch (std::bad_alloc const&) { // without it, what builds on it would be a mixture
+    lost_track_ = true;
+    for (; next != staged_.end(); next = staged_.erase(next)) {
+      (*next)->outcome = std::unexpected(error::make(std::make_error_code(std::errc::not_enough_memory),
+                                                     "keep what a dropped commit has changed of", path()));
+    }
   }
-  one.changes.add((*next)->changes);
-  (*next)->changes = std::move(one.changes);
-  append((*next)->pages, one.pages);
-  append((*next)->chunks, one.chunks);
 }
 
 auto heap_store::take_returned_pages() -> std::vector<std::size_t> {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -26,6 +27,9 @@ import :heap_format;
 import :persistent_heap;
 
 namespace fmmap {
+
+// Lines by pages of the file.
+using line_masks = std::unordered_map<std::uint64_t, std::uint64_t>;
 
 // What a heap held at one moment, as changes of its file.
 struct staged_commit {
@@ -62,17 +66,23 @@ public:
   // Puts blocks behind content and its books from `from` to `to`. Errors: as file::allocate; the file is then as before.
   [[nodiscard]] auto allocate(std::uint64_t from, std::uint64_t to) -> result<void>;
 
-  // Lines of a page of the file that the file in place does not have as the last staged commit does. Whoever looks at the file
-  // has to ask first: what is asked for later may have got there meanwhile.
-  [[nodiscard]] auto unapplied_lines(std::uint64_t page) const -> std::uint64_t;
+  // Lines that the file in place does not have as the last staged commit does: of those that are staged, and of those that have
+  // run. Whoever looks at the file has to ask first, in this order: what is asked for later may have got further meanwhile.
+  [[nodiscard]] auto staged_lines() const -> line_masks;
+  [[nodiscard]] inline auto unapplied_lines(std::uint64_t page) const -> std::uint64_t {
+    return log_->unapplied_lines(page);
+  }
 
   // Writes in place what can be, so that there is less unapplied.
   [[nodiscard]] auto apply() -> result<void>;
 
   void enqueue(std::shared_ptr<staged_commit> const& one);
   [[nodiscard]] auto run(staged_commit& one) -> result<void>;
-  void drop(staged_commit& one);
+  void drop(staged_commit& one) noexcept;
   [[nodiscard]] auto has_staged() const -> bool;
+
+  // Whether, for want of memory, it is not known any more what a commit that came to nothing gave back. Asked once.
+  [[nodiscard]] auto has_lost_track() noexcept -> bool { return lost_track_.exchange(false); }
 
   // What commits that came to nothing have given back.
   [[nodiscard]] auto take_returned_pages() -> std::vector<std::size_t>;
@@ -92,8 +102,7 @@ public:
 private:
   [[nodiscard]] auto check_header() const -> result<void>;
   [[nodiscard]] auto complete(staged_commit& one) -> result<void>;
-  void give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next);
-  void note_staged();
+  void give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next) noexcept;
   [[nodiscard]] auto journaled() const -> journal::journaled_file;
 
   file file_;
@@ -106,9 +115,9 @@ private:
   std::mutex size_; // of the file, against the journal's changing it
   mutable std::mutex queue_;
   std::deque<std::shared_ptr<staged_commit>> staged_;
-  std::unordered_map<std::uint64_t, std::uint64_t> staged_lines_;
   std::vector<std::size_t> returned_pages_;
   std::vector<std::size_t> returned_chunks_;
+  std::atomic<bool> lost_track_{false};
 };
 
 } // namespace fmmap
