@@ -845,7 +845,8 @@ BOOST_AUTO_TEST_CASE(works_all_the_same_and_leaves_nothing_behind) {
         armed const table;
         seam::fail_nth(nth, ENOMEM, times);
         auto const by = detector::make();
-        unmapping_failed = times != 1 || seam::calls()[nth - 1] == os::call::munmap;
+        auto const calls = seam::calls(); // the last of those counted come when the detector goes
+        unmapping_failed = times != 1 || (nth <= calls.size() && calls[nth - 1] == os::call::munmap);
         seam::disarm();
         BOOST_TEST(finds_writes(*by, private_map{s, 8}));
       }
