@@ -691,17 +691,21 @@ BOOST_AUTO_TEST_CASE(by_userfaultfd_wants_to_be_told_of_memory_that_was_mapped_a
     return skip("this system has no userfaultfd");
   }
   scratch const s;
-  private_map const map{s, 16};
-  or_throw(by->watch(map.range(0, 16)));
+  constexpr std::size_t half = 1024; // with page tables of its own
+  private_map const map{s, 2 * half};
+  or_throw(by->watch(map.range(0, 2 * half)));
   map.store(1);
-  auto* const placed = ::mmap(map.at(8), 8 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, map.file(), 0);
+  auto* const placed =
+      ::mmap(map.at(half), half * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, map.file(), 0);
   BOOST_REQUIRE((placed != MAP_FAILED));
-  map.store(9);
-  std::vector<page_range> list;
-  BOOST_TEST(fails(by->collect(list), std::errc::operation_not_permitted));
-  BOOST_TEST(list.empty());
-  or_throw(by->watch(map.range(8, 8)));
-  BOOST_TEST((collect(*by, map) == pages{1, 9}));
+  for (int round = 0; round < 2; ++round) { // before anything is in that memory, and after
+    std::vector<page_range> list;
+    BOOST_TEST(fails(by->collect(list), std::errc::operation_not_permitted));
+    BOOST_TEST(list.empty());
+    map.store(half);
+  }
+  or_throw(by->watch(map.range(half, half)));
+  BOOST_TEST((collect(*by, map) == pages{1, half}));
 }
 
 BOOST_AUTO_TEST_CASE(by_userfaultfd_does_not_share_memory_with_another) {
@@ -828,7 +832,9 @@ BOOST_AUTO_TEST_CASE(works_all_the_same_and_leaves_nothing_behind) {
   {
     armed const table;
     (void)detector::make();
-    count = seam::calls().size();
+    auto const calls = seam::calls();
+    count = calls.size();
+    BOOST_TEST(std::ranges::count(calls, os::call::mmap) == std::ranges::count(calls, os::call::munmap));
   }
   auto const descriptors = open_descriptors();
   for (std::uint64_t nth = 1; nth <= count; ++nth) {
@@ -839,7 +845,8 @@ BOOST_AUTO_TEST_CASE(works_all_the_same_and_leaves_nothing_behind) {
         armed const table;
         seam::fail_nth(nth, ENOMEM, times);
         auto const by = detector::make();
-        unmapping_failed = times != 1 || seam::calls()[nth - 1] == os::call::munmap;
+        auto const calls = seam::calls(); // the last of those counted come when the detector goes
+        unmapping_failed = times != 1 || (nth <= calls.size() && calls[nth - 1] == os::call::munmap);
         seam::disarm();
         BOOST_TEST(finds_writes(*by, private_map{s, 8}));
       }
