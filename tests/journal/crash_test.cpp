@@ -99,7 +99,8 @@ void promise(crash::trial& t, std::shared_ptr<history const> const& of) {
       {.after_power_loss = is_one_from(of, of->survives_power), .after_kill = is_one_from(of, of->survives_process)});
 }
 
-// All lines, or following ones in records of up to four pages, or some here and there.
+// All lines, or following ones in records of up to four pages, or some here and there. The first line is always one of them,
+// so that a record from before cannot be applied again unnoticed.
 auto any_change(std::string content, bool is_all, std::mt19937& random) -> std::string {
   auto const all = content.size() / journal::line_bytes;
   auto const replace = [&](std::size_t line, std::size_t count) {
@@ -122,6 +123,7 @@ auto any_change(std::string content, bool is_all, std::mt19937& random) -> std::
     }
     break;
   }
+  replace(0, 1);
   return content;
 }
 
