@@ -35,7 +35,8 @@ def copy_sources():
 
 
 def run(*command, check=True, **options):
-    done = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    done = subprocess.run(command, cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          errors="replace", **options)
     if check and done.returncode != 0:
         sys.exit(f"crash-table: {' '.join(command)} failed\n{done.stdout}")
     return done
