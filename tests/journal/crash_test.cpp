@@ -113,12 +113,12 @@ auto any_change(std::string content, bool is_all, std::mt19937& random) -> std::
     break;
   case 1:
   case 2: {
-    auto const count = 60 + random() % 140;
+    auto const count = 60 + (random() % 140);
     replace(random() % (all - count), count);
     break;
   }
   default:
-    for (auto changes = 1 + random() % 6; changes > 0; --changes) {
+    for (auto changes = 1 + (random() % 6); changes > 0; --changes) {
       replace(random() % all, 1);
     }
     break;

@@ -122,7 +122,7 @@ struct unapplied_change {
 auto unapplied_of(journal::log const& log) -> std::vector<unapplied_change> {
   std::vector<unapplied_change> found;
   log.for_each_unapplied([&](std::uint64_t number, std::uint64_t lines, std::span<std::byte const> content) {
-    found.push_back({.page = number - log.content_begin() / journal::page_bytes,
+    found.push_back({.page = number - (log.content_begin() / journal::page_bytes),
                      .lines = lines,
                      .content = std::string{text_of(content)}});
   });
@@ -659,7 +659,7 @@ BOOST_AUTO_TEST_CASE(reads_nothing_but_a_record_behind_the_content_whatever_a_re
 BOOST_AUTO_TEST_CASE(never_writes_outside_the_content_whatever_a_record_says) {
   scratch const s;
   auto const whole = with_one_record(s);
-  auto const content_begin = journal::ring_begin / journal::page_bytes + content_pages + 1;
+  auto const content_begin = (journal::ring_begin / journal::page_bytes) + content_pages + 1;
   for (auto const page : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{2}, content_begin - 1,
                           content_begin + content_pages, std::uint64_t{1} << 52, UINT64_MAX}) {
     auto forged = whole;
