@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <iostream>
+#include <list>
+#include <map>
+#include <memory>
+#include <memory_resource>
+#include <optional>
+#include <random>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <boost/test/unit_test.hpp>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "support/process.hpp"
+#include "support/scratch.hpp"
+#include "support/seed.hpp"
+
+import fmmap.core;
+import fmmap.os;
+import fmmap.pmr;
+import fmmap.test.crash;
+import fmmap.test.l2;
+
+using fmmap::commit_durability;
+using fmmap::or_throw;
+using fmmap::persistent_heap;
+
+namespace os = fmmap::os;
+namespace seam = fmmap::os::seam;
+
+namespace {
+
+// Whether to take the time for everything, minutes instead of seconds: FMMAP_THOROUGH is set.
+auto is_thorough() -> bool { return std::getenv("FMMAP_THOROUGH") != nullptr; }
+
+constexpr fmmap::heap_options small{.journal_size = 64 << 10};
+
+// One container of each kind, all of which are changed together.
+struct containers {
+  std::pmr::map<int, std::pmr::string>* map;
+  std::pmr::unordered_map<int, int>* hash;
+  std::pmr::list<std::pmr::string>* list;
+  std::pmr::vector<std::uint64_t>* vector;
+  std::pmr::string* string;
+
+  explicit containers(persistent_heap& heap)
+      : map{or_throw(heap.find_or_construct<std::pmr::map<int, std::pmr::string>>("map"))},
+        hash{or_throw(heap.find_or_construct<std::pmr::unordered_map<int, int>>("hash"))},
+        list{or_throw(heap.find_or_construct<std::pmr::list<std::pmr::string>>("list"))},
+        vector{or_throw(heap.find_or_construct<std::pmr::vector<std::uint64_t>>("vector"))},
+        string{or_throw(heap.find_or_construct<std::pmr::string>("string"))} {}
+
+  // What is done in a round depends on its number alone.
+  void change(std::uint64_t round) const {
+    std::mt19937_64 random{round};
+    for (auto changes = 1 + random() % 8; changes > 0; --changes) {
+      auto const key = static_cast<int>(random() % 40);
+      auto const text = std::string(random() % 100, static_cast<char>('a' + key % 26));
+      switch (random() % 6) {
+      case 0:
+        (*map)[key] = text;
+        break;
+      case 1:
+        map->erase(key);
+        hash->erase(key);
+        break;
+      case 2:
+        (*hash)[key] = static_cast<int>(round);
+        break;
+      case 3:
+        list->emplace_back(text);
+        if (list->size() > 20) {
+          list->pop_front();
+        }
+        break;
+      case 4:
+        vector->resize(random() % 2000, round);
+        break;
+      default:
+        *string = text;
+        break;
+      }
+    }
+    vector->insert(vector->begin(), round); // so that every round differs
+  }
+
+  [[nodiscard]] auto text() const -> std::string {
+    std::string all;
+    for (auto const& [key, value] : *map) {
+      all.append(std::to_string(key)).append("=").append(value).append(";");
+    }
+    std::map<int, int> const sorted{hash->begin(), hash->end()};
+    for (auto const& [key, value] : sorted) {
+      all.append(std::to_string(key)).append(":").append(std::to_string(value)).append(";");
+    }
+    for (auto const& value : *list) {
+      all.append(value).append(",");
+    }
+    for (auto const value : *vector) {
+      all.append(std::to_string(value)).append(" ");
+    }
+    return all.append(*string);
+  }
+};
+
+// What a program without crashes has after each round, from none on.
+class expected_states {
+public:
+  expected_states() : heap_{or_throw(persistent_heap::create(folder_ / "model"))}, all_{heap_} {
+    states_.push_back(all_.text());
+  }
+
+  auto after(std::uint64_t round) -> std::string const& {
+    while (states_.size() <= round) {
+      all_.change(states_.size());
+      states_.push_back(all_.text());
+    }
+    return states_[static_cast<std::size_t>(round)];
+  }
+
+private:
+  scratch folder_{memory_folder()};
+  persistent_heap heap_;
+  containers all_;
+  std::vector<std::string> states_;
+};
+
+// What is allocated by a heap whose objects are destroyed is a page: nothing leaks, whatever it has been through.
+auto leak_of(persistent_heap& heap) -> std::string {
+  or_throw(heap.destroy<std::pmr::map<int, std::pmr::string>>("map"));
+  or_throw(heap.destroy<std::pmr::unordered_map<int, int>>("hash"));
+  or_throw(heap.destroy<std::pmr::list<std::pmr::string>>("list"));
+  or_throw(heap.destroy<std::pmr::vector<std::uint64_t>>("vector"));
+  or_throw(heap.destroy<std::pmr::string>("string"));
+  auto const left = or_throw(heap.check()).allocated_bytes;
+  return left == 4096 ? "" : std::to_string(left) + " bytes are allocated by nobody";
+}
+
+// The number of a page that a child and its parent share.
+class shared_number {
+public:
+  shared_number()
+      : value_{static_cast<std::uint64_t*>(
+            ::mmap(nullptr, sizeof(std::uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))} {
+    if (value_ == MAP_FAILED) {
+      throw std::bad_alloc{};
+    }
+  }
+  shared_number(shared_number const&) = delete;
+  auto operator=(shared_number const&) -> shared_number& = delete;
+  ~shared_number() { ::munmap(value_, sizeof(std::uint64_t)); }
+
+  void set(std::uint64_t value) { __atomic_store_n(value_, value, __ATOMIC_SEQ_CST); }
+  [[nodiscard]] auto get() const -> std::uint64_t { return __atomic_load_n(value_, __ATOMIC_SEQ_CST); }
+
+private:
+  std::uint64_t* value_;
+};
+
+auto level_of(std::uint64_t round) -> commit_durability {
+  return round % 3 == 0 ? commit_durability::power : commit_durability::process;
+}
+
+// Goes on from the round the heap is at, for ever, and tells which are committed.
+[[noreturn]] void work(std::filesystem::path const& path, shared_number& committed) {
+  auto heap = or_throw(persistent_heap::open(path));
+  containers const all{heap};
+  for (auto round = all.vector->empty() ? 1 : all.vector->front() + 1;; ++round) {
+    all.change(round);
+    if (round % 5 == 0) {
+      auto job = or_throw(heap.stage_commit(level_of(round)));
+      all.string->append("what comes after staging is not in it");
+      or_throw(job.run());
+      or_throw(heap.rollback());
+    } else {
+      or_throw(heap.commit(level_of(round)));
+    }
+    committed.set(round);
+  }
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(a_heap_whose_program_is_killed)
+
+// Under the addresses that the system gives each program anew: the children are executed, not only forked, in the example.
+BOOST_AUTO_TEST_CASE(has_the_last_commit_or_the_one_under_way, *boost::unit_test::enable_if<!thread_sanitized>()) {
+  int const kills = is_thorough() ? 1000 : 100;
+  scratch const folder;
+  auto const path = folder / "heap";
+  expected_states states;
+  std::mt19937 random{seed()};
+  {
+    auto heap = or_throw(persistent_heap::create(path, small));
+    containers const all{heap};
+    or_throw(heap.commit());
+  }
+  shared_number committed;
+  std::uint64_t reached = 0;
+  int under_way = 0;
+  for (int kill = 0; kill < kills; ++kill) {
+    auto const child = start_child([&]() -> int { work(path, committed); });
+    while (committed.get() == reached) {
+      std::this_thread::yield();
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds{random() % 3000});
+    ::kill(child, SIGKILL);
+    BOOST_REQUIRE(end_of(child) == -SIGKILL);
+    auto heap = or_throw(persistent_heap::open(path));
+    containers const all{heap};
+    auto const round = all.vector->front();
+    BOOST_REQUIRE((round == committed.get() || round == committed.get() + 1));
+    BOOST_REQUIRE(all.text() == states.after(round));
+    BOOST_REQUIRE(or_throw(heap.check()).problems.empty());
+    under_way += round == committed.get() ? 0 : 1;
+    reached = round;
+    committed.set(round);
+  }
+  auto heap = or_throw(persistent_heap::open(path));
+  BOOST_TEST(leak_of(heap) == "");
+  std::cout << kills << " kills, " << reached << " commits, " << under_way << " of them under way and there\n";
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_heap_whose_program_is_killed_at_every_system_call)
+
+namespace {
+
+struct heap_history {
+  std::uint64_t oldest = 0; // round that may be found
+  std::uint64_t newest = 0;
+};
+
+auto is_one_of(heap_history const& of, expected_states& states) -> crash::oracle {
+  return [of, &states](crash::image const& image) -> std::string {
+    static scratch const place{memory_folder()};
+    auto const path = place / "heap";
+    try {
+      crash::materialise(image, place.folder());
+      auto heap = or_throw(persistent_heap::open(path));
+      if (auto const report = or_throw(heap.check()); !report.problems.empty()) {
+        return report.problems.front();
+      }
+      containers const all{heap};
+      auto const round = all.vector->empty() ? 0 : all.vector->front();
+      if (round < of.oldest || round > of.newest) {
+        return "round " + std::to_string(round) + " is found, and not one of " + std::to_string(of.oldest) + " to " +
+               std::to_string(of.newest);
+      }
+      if (all.text() != states.after(round)) {
+        return "round " + std::to_string(round) + " is not as it was committed";
+      }
+      return leak_of(heap);
+    } catch (std::exception const& e) {
+      return std::string{"does not open: "} + e.what();
+    }
+  };
+}
+
+// Opens the heap several times, and commits some rounds each time.
+void commit_rounds(crash::trial& t, expected_states& states, std::uint64_t rounds, int openings) {
+  for (int opening = 0; opening < openings; ++opening) {
+    auto heap = or_throw(persistent_heap::open(t / "heap"));
+    containers const all{heap};
+    auto round = all.vector->empty() ? 0 : all.vector->front();
+    if (all.text() != states.after(round)) {
+      throw std::runtime_error{"opening finds what was not committed"};
+    }
+    for (auto const last = round + rounds; round < last; ++round) {
+      t.expect({.after_power_loss = {}, .after_kill = is_one_of({.oldest = round, .newest = round + 1}, states)});
+      all.change(round + 1);
+      or_throw(heap.commit(level_of(round)));
+      t.expect({.after_power_loss = {}, .after_kill = is_one_of({.oldest = round + 1, .newest = round + 1}, states)});
+    }
+  }
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(has_the_last_commit_or_the_one_under_way, *boost::unit_test::enable_if<!thread_sanitized>()) {
+  static expected_states states;
+  crash::scenario const scenario{
+      .name = "rounds of a heap",
+      .operation = "persistent_heap",
+      .prepare =
+          [](std::filesystem::path const& folder) {
+            auto heap = or_throw(persistent_heap::create(folder / "heap", small));
+            containers const all{heap};
+            or_throw(heap.commit());
+          },
+      .body =
+          [](crash::trial& t) {
+            t.expect({.after_power_loss = {}, .after_kill = is_one_of({.oldest = 0, .newest = 0}, states)});
+            commit_rounds(t, states, is_thorough() ? 5 : 1, is_thorough() ? 4 : 2);
+          },
+      .again =
+          [](crash::trial& t) {
+            t.expect(crash::oracle{[](crash::image const&) { return std::string{}; }});
+            commit_rounds(t, states, 2, 2);
+          }};
+  auto const report = l2::run(scenario);
+  std::cout << to_string(report) << '\n';
+  BOOST_TEST(report.bad == 0U, report.first);
+  BOOST_TEST(report.calls >= (is_thorough() ? 400U : 100U));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_heap_whose_file_cannot_be_written)
+
+// Each write and each sync fails once, from the first on.
+BOOST_AUTO_TEST_CASE(commits_nothing_more_until_it_is_opened_again) {
+  expected_states states;
+  for (auto const which : {os::call::pwrite, os::call::pwritev2, os::call::fdatasync}) {
+    std::uint64_t spared = 0;
+    for (auto has_failed = true; has_failed; spared += is_thorough() ? 1 : 7) {
+      scratch const folder{memory_folder()};
+      auto const path = folder / "heap";
+      std::uint64_t done = 0;
+      has_failed = false;
+      {
+        auto heap = or_throw(persistent_heap::create(path, small));
+        containers const all{heap};
+        or_throw(heap.commit());
+        seam::armed const table;
+        seam::fail(which, EIO, 1, spared);
+        for (std::uint64_t round = 1; round <= 40; ++round) {
+          all.change(round);
+          auto const committed = heap.commit(level_of(round));
+          if (has_failed) {
+            BOOST_TEST((committed.error() == std::errc::io_error), "a failure is forgotten");
+          } else if (!committed) {
+            BOOST_TEST((committed.error() == std::errc::io_error));
+            BOOST_TEST(committed.error().path() == path.native());
+            has_failed = true;
+          } else {
+            done = round;
+          }
+        }
+      }
+      auto heap = or_throw(persistent_heap::open(path));
+      containers const all{heap};
+      auto const round = all.vector->empty() ? 0 : all.vector->front();
+      BOOST_TEST((round == done || (has_failed && round == done + 1)),
+                 "round " << round << " is found, and " << done << " were committed");
+      BOOST_TEST((all.text() == states.after(round)));
+      BOOST_TEST(leak_of(heap) == "");
+    }
+    std::cout << os::name_of(which) << " failed up to the " << spared << "th\n";
+    BOOST_TEST(spared > 1U);
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(however_changes_are_found)
+
+namespace {
+
+// Stores here and there, allocates and deallocates, grows.
+void change_any(persistent_heap& heap, std::vector<std::span<std::byte>>& blocks, std::mt19937& random) {
+  for (auto changes = random() % 30; changes > 0; --changes) {
+    if (blocks.empty() || random() % 4 == 0) {
+      auto const size = 1 + (random() % 8 == 0 ? random() % 100'000 : random() % 500);
+      blocks.emplace_back(static_cast<std::byte*>(heap.resource()->allocate(size)), size);
+    }
+    auto const chosen = random() % blocks.size();
+    auto& block = blocks[chosen];
+    if (random() % 8 == 0) {
+      heap.resource()->deallocate(block.data(), block.size());
+      std::swap(block, blocks.back());
+      blocks.pop_back();
+    } else {
+      auto const at = random() % block.size();
+      std::memset(block.data() + at, static_cast<int>(random()),
+                  1 + random() % std::min<std::size_t>(block.size() - at, 300));
+    }
+  }
+}
+
+// Whether the content of a file is that of the heap, byte for byte.
+auto is_the_same(std::filesystem::path const& path, std::span<std::byte const> content) -> bool {
+  auto const copy = or_throw(fmmap::mapped_file::open(path));
+  return std::memcmp(copy.bytes().last(content.size()).data(), content.data(), content.size()) == 0;
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(the_file_is_what_the_heap_is) {
+  struct rung {
+    std::string_view name;
+    std::vector<std::pair<os::call, int>> missing;
+  };
+  std::vector<rung> const ladder{
+      {.name = "userfaultfd", .missing = {}},
+      {.name = "pagemap_scan", .missing = {{os::call::userfaultfd, EPERM}}},
+      {.name = "pagemap", .missing = {{os::call::userfaultfd, ENOSYS}, {os::call::ioctl, ENOTTY}}},
+      {.name = "compare",
+       .missing = {{os::call::userfaultfd, ENOSYS}, {os::call::ioctl, ENOTTY}, {os::call::pread, EPERM}}},
+  };
+  auto const first = seed();
+  for (auto const& [name, missing] : ladder) {
+    scratch const folder{memory_folder()};
+    std::optional<persistent_heap> heap;
+    {
+      seam::armed const table;
+      for (auto const& [which, error] : missing) {
+        seam::fail(which, error);
+      }
+      heap.emplace(or_throw(persistent_heap::create(folder / "heap", small)));
+    }
+    BOOST_TEST(heap->stats().dirty_detector == name);
+    std::mt19937 random{first};
+    std::vector<std::span<std::byte>> blocks;
+    for (int round = 0; round < (is_thorough() ? 1000 : 100); ++round) {
+      change_any(*heap, blocks, random);
+      auto const what = random() % 10;
+      if (what == 0) {
+        {
+          auto const dropped = or_throw(heap->stage_commit());
+        }
+        change_any(*heap, blocks, random);
+      }
+      or_throw(heap->commit(what < 5 ? commit_durability::process : commit_durability::power));
+      std::filesystem::remove(folder / "copy");
+      or_throw(heap->snapshot(folder / "copy"));
+      BOOST_REQUIRE(is_the_same(folder / "copy", heap->resource()->storage()));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
