@@ -36,15 +36,16 @@ struct mimalloc_options {
 /// Thread safety: any thread may do anything but destroy the resource while others use it. With mimalloc 2, whose heaps are
 /// for one thread, each resource has a lock, and a thread of its own that sleeps and is kept for the next resource.
 /// Fork: memory without a file is a copy, with which the child goes on. That of a file is the parent's: allocating is
-/// `errc::forked` in the child, and deallocating and destroying leave it alone. Exec: gone. Exit without destruction: nothing
+/// `errc::forked` in the child, and deallocating and destroying leave it alone. With mimalloc 3 the child's is a copy too, and
+/// fork(2) harms the parent where other threads have used it (docs/mimalloc.md). Exec: gone. Exit without destruction: nothing
 /// is synced; the file has the bytes.
 class mimalloc_resource final : public flushable_resource {
 public:
   /// Over `size` bytes of memory that belong to no file, rounded up to whole 64 MiB.
   ///
-  /// Errors: `std::errc::invalid_argument` below 64 MiB; `std::errc::resource_unavailable_try_again` when all arenas of the
-  /// process are in use, 64 of them with mimalloc 2, or when there can be no more threads; `std::errc::not_enough_memory`, or
-  /// what mmap(2) reports.
+  /// Errors: `std::errc::invalid_argument` below 64 MiB, or above 16 GiB with mimalloc 3;
+  /// `std::errc::resource_unavailable_try_again` when all arenas of the process are in use, 64 of them with mimalloc 2 and 160
+  /// with 3, or when there can be no more threads; `std::errc::not_enough_memory`, or what mmap(2) reports.
   [[nodiscard]] static auto anonymous(std::size_t size, mimalloc_options options = {})
       -> result<std::unique_ptr<mimalloc_resource>>;
 

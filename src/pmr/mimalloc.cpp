@@ -2,6 +2,7 @@
 module;
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <chrono>
@@ -52,8 +53,8 @@ constexpr bool is_version_2 = true;
 constexpr bool is_version_2 = false;
 #endif
 
-// Version 3 keeps its books of an arena in the first pages of it, and its heaps serve any thread. Those of version 2 do so
-// under a lock, as explained at `heap_maker`.
+// Version 3 keeps its books of an arena in that arena, and its heaps serve any thread. Those of version 2 do so under a lock,
+// as explained at `heap_maker`.
 constexpr bool books_in_arena = !is_version_2;
 constexpr bool heaps_need_a_lock = is_version_2;
 
@@ -71,6 +72,15 @@ constexpr std::size_t smallest_range = books_in_arena ? unit : 256 * mebibyte;
 
 // mimalloc 3 divides what is larger into arenas each of which has books of its own.
 constexpr std::size_t largest_range = books_in_arena ? std::size_t{16} << 30 : std::size_t{1} << 46;
+
+// Larger objects take whole stretches of 32 MiB in a row: segments of 2.0.9, or chunks of 3.6, which rounds sizes up and adds
+// a little. The first chunk of an arena has books in it, so that it is never among them.
+constexpr std::size_t stretch = 32 * mebibyte;
+constexpr std::size_t largest_in_stretch = is_version_2 ? 16 * mebibyte : 31 * mebibyte;
+
+// Of a resource. What is above the second number version 3 takes from the system, which a heap in an arena may not ask.
+constexpr std::size_t largest_alignment = 16 * mebibyte;
+constexpr std::size_t largest_native_alignment = is_version_2 ? largest_alignment : 64 << 10;
 
 auto fail(std::error_code code, std::string_view operation, std::string_view hint, std::string_view path = {})
     -> std::unexpected<error> {
@@ -143,11 +153,21 @@ private:
 // Counts forks: threads that make heaps stay behind, and an arena over a file is the process's that made it.
 constinit std::atomic<unsigned> forks{0};
 
+constexpr std::size_t page_size = 4096;
+
+// A page that mimalloc wrote to when it was handed a range.
+struct page_of_books {
+  std::size_t offset = 0;
+  std::array<std::byte, page_size> bytes{};
+};
+
 // Address space that mimalloc knows as an arena. It knows it for good: a range that is in no use is kept for the next one.
 struct range {
   std::byte* base = nullptr;
   std::size_t length = 0;
   mi_arena_id_t id{};
+  std::vector<page_of_books> books;               // of an arena without objects, when they are in it
+  os::descriptor shared_with = os::no_descriptor; // the file whose memory it has
   bool taken = false;
   bool to_be_emptied = false; // has memory of an arena that has gone, which could not be replaced then
   heap_maker* maker = nullptr;
@@ -187,9 +207,21 @@ auto new_heap(range& in) -> mi_heap_t* {
   return in.maker->make(in.id);
 }
 
-// The part of a range that mimalloc writes its books to, and more; nothing of it may ever be missing.
-auto length_of_books(range const& in) noexcept -> std::size_t {
-  return books_in_arena ? (in.length / 64) + (4 * mebibyte) : 0;
+auto is_zero(std::span<std::byte const> page) -> bool {
+  return page.front() == std::byte{0} && std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+}
+
+// Notes what mimalloc has written to a range that was all zeros. It never writes further in before there is an object (3.6:
+// 0.5 MiB, and 2 MiB more of 16 GiB).
+void keep_books(range& of) {
+  auto const end = books_in_arena ? (of.length / 256) + (4 * mebibyte) : 0;
+  for (std::size_t offset = 0; offset < end; offset += page_size) {
+    std::span const page{of.base + offset, page_size};
+    if (!is_zero(page)) {
+      of.books.push_back({.offset = offset});
+      std::ranges::copy(page, of.books.back().bytes.begin());
+    }
+  }
 }
 
 void drop_failure(os::outcome<void> const& done, std::string_view path, std::string_view hint) {
@@ -205,7 +237,9 @@ void give_up_addresses(std::byte* from, std::size_t length) {
   }
 }
 
-// Puts other memory behind the end of a range, from `offset` on, in one step: other threads of mimalloc may be reading.
+// Puts other memory behind the end of a range, from `offset` on, in one step: other threads of mimalloc may be reading. What
+// it has of mimalloc's books there are those of an arena without objects: of the objects before, which leave their traces in
+// the books and among them, nothing stays.
 auto put(range const& into, std::size_t offset, os::protection access, os::map_flags flags,
          os::descriptor file = os::no_descriptor) -> os::outcome<void> {
   auto const length = into.length - offset;
@@ -219,7 +253,9 @@ auto put(range const& into, std::size_t offset, os::protection access, os::map_f
   if (!mapped) {
     return std::unexpected(mapped.error());
   }
-  std::memcpy(*mapped, to, length_of_books(into));
+  for (auto const& page : into.books) {
+    std::ranges::copy(page.bytes, *mapped + page.offset);
+  }
   auto const moved = os::move_map(*mapped, length, to);
   if (!moved) {
     give_up_addresses(*mapped, length);
@@ -255,6 +291,11 @@ public:
     return best;
   }
 
+  static void note_file(range& of, os::descriptor file) {
+    std::scoped_lock const guard{mutex()};
+    of.shared_with = file;
+  }
+
   static void give_back(range& one, bool emptied) {
     std::scoped_lock const guard{mutex()};
     one.taken = false;
@@ -274,9 +315,24 @@ private:
         +[] { go_on(); },
         +[] {
           forks.fetch_add(1, std::memory_order_relaxed);
+          part_from_parent();
           go_on();
         });
     (void)watching; // where that is refused, a child does not learn that it is one
+  }
+
+  // In the child: what mimalloc 3 writes to arenas when a thread or the process ends stays out of the files, which are the
+  // parent's. What it writes in a fork handler of its own, for threads that are gone, comes before this.
+  static void part_from_parent() {
+    for (auto const& one : ranges()) {
+      if (books_in_arena && one->shared_with != os::no_descriptor) {
+        auto const copied = os::map(one->base, one->length, {.read = true, .write = true},
+                                    {.shared = false, .no_reserve = true, .replace = true}, one->shared_with, 0);
+        drop_failure(copied ? os::outcome<void>{} : std::unexpected(copied.error()), {},
+                     "a forked child shares its memory");
+        one->shared_with = os::no_descriptor;
+      }
+    }
   }
 
   static void go_on() {
@@ -338,13 +394,15 @@ private:
       }
     }
     if (mi_manage_os_memory_ex(one.base, one.length, true, books_in_arena, true, -1, true, &one.id)) {
+      keep_books(one);
       return std::nullopt;
     }
     auto const taken =
         static_cast<std::size_t>(std::ranges::count_if(ranges(), [](auto const& r) { return r->taken; }));
     return fail(std::errc::resource_unavailable_try_again,
-                "this mimalloc has no more arenas for the process, which are 64 in version 2; " +
-                    std::to_string(taken) + " are in use here, and the others are too small")
+                std::string{"this mimalloc has no more arenas for the process, which are "} +
+                    (is_version_2 ? "64" : "160 with malloc's own") + " in version " + (is_version_2 ? "2" : "3") +
+                    "; " + std::to_string(taken) + " are in use here, and the others are too small")
         .error();
   }
 };
@@ -362,7 +420,7 @@ public:
   ~mimalloc_arena();
 
   [[nodiscard]] auto allocate(std::size_t bytes, std::size_t alignment) -> void*;
-  void deallocate(void* pointer, std::size_t bytes) noexcept;
+  void deallocate(void* pointer, std::size_t bytes, std::size_t alignment) noexcept;
 
   [[nodiscard]] auto bytes() const noexcept -> std::span<std::byte const> { return {data_, size_}; }
   [[nodiscard]] auto view() const noexcept -> mapping const& { return view_; }
@@ -426,7 +484,8 @@ auto mimalloc_arena::make(file storage, std::size_t size, bool no_reserve) -> re
   return made;
 }
 
-// A range whose books are another process's is not used again.
+// A range whose heap is another process's is not used again, and with books in it not touched: the thread that forked has
+// that heap's pages on its lists.
 mimalloc_arena::~mimalloc_arena() {
   auto const forked = is_forked();
   if (heap_ != nullptr && !forked) {
@@ -434,6 +493,9 @@ mimalloc_arena::~mimalloc_arena() {
     mi_heap_destroy(heap_);
   }
   if (range_ != nullptr) {
+    range_pool::note_file(*range_, os::no_descriptor);
+  }
+  if (range_ != nullptr && !(forked && books_in_arena)) {
     auto const emptied = put_idle_memory(*range_);
     drop_failure(emptied, path(), "its memory goes with the next arena that is made");
     if (!forked) {
@@ -460,7 +522,11 @@ auto mimalloc_arena::back(bool no_reserve) -> result<void> {
   auto const put_there =
       put(*range_, excess, writable, {.shared = has_file(), .anonymous = !has_file(), .no_reserve = no_reserve},
           has_file() ? file_.native_handle() : os::no_descriptor);
-  return put_there ? result<void>{} : fail(put_there.error());
+  if (!put_there) {
+    return fail(put_there.error());
+  }
+  range_pool::note_file(*range_, has_file() ? file_.native_handle() : os::no_descriptor);
+  return {};
 }
 
 auto mimalloc_arena::back_by_file(bool no_reserve) -> result<void> {
@@ -507,10 +573,41 @@ auto mimalloc_arena::start_heap() -> result<void> {
 
 namespace {
 
+// With what mimalloc is asked for in the place of a large alignment.
+auto with_room_to_align(std::size_t bytes, std::size_t alignment) -> std::size_t {
+  return alignment <= largest_native_alignment ? bytes : std::max<std::size_t>(bytes, 1) + alignment;
+}
+
+// In a block with room before the object, which has the block's address right before it.
+auto allocate_in_larger(mi_heap_t* heap, std::size_t bytes, std::size_t alignment) -> void* {
+  if (alignment > largest_alignment || bytes > largest_range) {
+    return nullptr;
+  }
+  auto* const block = static_cast<std::byte*>(mi_heap_malloc(heap, with_room_to_align(bytes, alignment)));
+  if (block == nullptr) {
+    return nullptr;
+  }
+  auto* const earliest = block + sizeof(void*);
+  auto* const object = earliest + os::gap_to_congruent(reinterpret_cast<std::uintptr_t>(earliest), 0, alignment);
+  std::memcpy(object - sizeof(void*), static_cast<void const*>(&block), sizeof(void*));
+  return object;
+}
+
+auto block_of(void* object, std::size_t alignment) noexcept -> void* {
+  void* block = object;
+  if (alignment > largest_native_alignment) {
+    std::memcpy(static_cast<void*>(&block), static_cast<std::byte*>(object) - sizeof(void*), sizeof(void*));
+  }
+  return block;
+}
+
 // Not by mi_heap_malloc_aligned: 2.0.9 takes blocks of 256, 512 and 1024 bytes for aligned to their size, which they are
 // not, and makes room for an alignment that all blocks have.
 auto allocate_from(mi_heap_t* heap, std::size_t bytes, std::size_t alignment) -> void* {
   auto const natural = bytes > sizeof(void*) ? 2 * sizeof(void*) : sizeof(void*);
+  if (!is_version_2 && alignment > largest_native_alignment) {
+    return allocate_in_larger(heap, bytes, alignment);
+  }
   return alignment <= natural ? mi_heap_malloc(heap, bytes) : mi_heap_malloc_aligned_at(heap, bytes, alignment, 0);
 }
 
@@ -546,10 +643,10 @@ auto mimalloc_arena::allocate_again(std::size_t bytes, std::size_t alignment) ->
   refuse(bytes, alignment);
 }
 
-void mimalloc_arena::deallocate(void* pointer, std::size_t bytes) noexcept {
+void mimalloc_arena::deallocate(void* pointer, std::size_t bytes, std::size_t alignment) noexcept {
   if (!is_forked()) [[likely]] {
     heap_lock const guard{*range_};
-    mi_free(pointer);
+    mi_free(block_of(pointer, alignment));
     discount(bytes);
   }
 }
@@ -586,17 +683,29 @@ auto mimalloc_arena::stats() const noexcept -> resource_stats {
           .peak_bytes = std::max(used, peak_.load(std::memory_order_relaxed))};
 }
 
+namespace {
+
+// Of any arena.
+auto largest_object() -> std::size_t {
+#if MI_MALLOC_VERSION >= 30600
+  return mi_arena_max_object_size();
+#else
+  return SIZE_MAX;
+#endif
+}
+
+} // namespace
+
 void mimalloc_arena::refuse(std::size_t bytes, std::size_t alignment) const {
   auto hint = std::to_string(bytes) + " bytes aligned to " + std::to_string(alignment) +
               " do not fit into what is free of the " + std::to_string(size_) + " bytes of the arena";
-  // Of 2.0.9: larger objects have segments of their own, whole ones in a row.
-  constexpr std::size_t segment = 32 * mebibyte;
-  constexpr std::size_t largest_in_segment = segment / 2;
-  if (is_version_2 && alignment > largest_in_segment) {
-    hint += "; mimalloc aligns to " + std::to_string(largest_in_segment) + " at most";
-  } else if (is_version_2 && bytes > largest_in_segment - alignment) {
-    hint += "; more than " + std::to_string(largest_in_segment) + " bytes take free segments of " +
-            std::to_string(segment) + " in a row, whole ones";
+  if (alignment > largest_alignment) {
+    hint += "; mimalloc aligns to " + std::to_string(largest_alignment) + " at most";
+  } else if (bytes > largest_object()) {
+    hint += "; this mimalloc has no objects of more than " + std::to_string(largest_object()) + " bytes in an arena";
+  } else if (bytes > largest_in_stretch - alignment) {
+    hint += "; more than " + std::to_string(largest_in_stretch) + " bytes take free " +
+            (is_version_2 ? "segments" : "chunks") + " of " + std::to_string(stretch) + " in a row, whole ones";
   }
   throw allocation_error{error::make(make_error_code(errc::reservation_exceeded), "allocate", path(), {}, hint)};
 }
@@ -667,8 +776,8 @@ auto mimalloc_resource::do_allocate(std::size_t bytes, std::size_t alignment) ->
   return arena_->allocate(bytes, alignment);
 }
 
-void mimalloc_resource::do_deallocate(void* pointer, std::size_t bytes, std::size_t /*alignment*/) {
-  arena_->deallocate(pointer, bytes);
+void mimalloc_resource::do_deallocate(void* pointer, std::size_t bytes, std::size_t alignment) {
+  arena_->deallocate(pointer, bytes, alignment);
 }
 
 auto mimalloc_resource::do_is_equal(std::pmr::memory_resource const& other) const noexcept -> bool {

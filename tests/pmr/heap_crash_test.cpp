@@ -392,7 +392,8 @@ void change_any(persistent_heap& heap, std::vector<std::span<std::byte>>& blocks
       blocks.pop_back();
     } else {
       auto const at = random() % block.size();
-      std::memset(block.data() + at, static_cast<int>(random()),
+      std::memset(block.data() + at, static_cast<int>(random() | 0x80), // which no address begins with
+
                   1 + random() % std::min<std::size_t>(block.size() - at, 300));
     }
   }

@@ -87,7 +87,80 @@ struct removed_at_the_end {
   ~removed_at_the_end() { std::filesystem::remove(path); }
 };
 
+// A heap falls back: from direct I/O, from what finds its changes.
+std::vector<l0::tolerance> const opening_a_heap = [] {
+  auto all = growing;
+  for (auto const each :
+       {call::userfaultfd, call::ioctl, call::openat, call::mmap, call::munmap, call::pread, call::uname}) {
+    all.push_back({each});
+  }
+  return all;
+}();
+
+constexpr fmmap::heap_options small_heap{.reserve = 64 * mib, .journal_size = 64 << 10};
+
+// Changes an object, commits that, and returns to it.
+void change(trial& t, fmmap::persistent_heap& heap) {
+  using numbers = std::pmr::vector<int>;
+  as_result([&] {
+    auto* const all = or_throw(heap.find_or_construct<numbers>("numbers"));
+    all->assign(20'000, 5);
+    auto job = or_throw(heap.stage_commit());
+    or_throw(job.run());
+    all->clear();
+    or_throw(heap.rollback());
+    t.expect(all->size() == 20'000, "it does not return to what was committed");
+  });
+  t.expect(or_throw(heap.check()).problems.empty(), "it is not sound");
+}
+
 std::vector<scenario> const scenarios{
+    {.name = "a heap in a new file",
+     .calls = {"persistent_heap::create", "persistent_heap::close"},
+     .body =
+         [](trial& t) {
+           t.may_have("heap");
+           t.lacks("heap");
+           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
+           t.may_have("heap");
+           or_throw(heap.close());
+         },
+     .when_done = [](trial& t) { t.has("heap"); },
+     .tolerated = opening_a_heap},
+    {.name = "a heap that is there",
+     .calls = {"persistent_heap::open", "persistent_heap::commit", "persistent_heap::stage_commit",
+               "persistent_heap::rollback", "persistent_heap::snapshot"},
+     .prepare =
+         [](trial& t) {
+           t.has("heap");
+           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
+           or_throw(heap.construct<int>("one", 1));
+           or_throw(heap.commit());
+         },
+     .body =
+         [](trial& t) {
+           auto heap = or_throw(fmmap::persistent_heap::open(t / "heap"));
+           change(t, heap);
+           or_throw(heap.snapshot(t / "copy"));
+           t.may_have("copy");
+         },
+     .when_done = [](trial& t) { t.has("copy"); },
+     .tolerated = opening_a_heap},
+    {.name = "a heap for reading",
+     .calls = {"persistent_heap::open_read_only"},
+     .prepare =
+         [](trial& t) {
+           t.has("heap");
+           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
+           or_throw(heap.construct<int>("one", 1));
+           or_throw(heap.commit());
+         },
+     .body =
+         [](trial& t) {
+           auto heap = or_throw(fmmap::persistent_heap::open_read_only(t / "heap"));
+           t.expect(*or_throw(heap.find<int const>("one")) == 1, "it has not what was committed");
+         },
+     .tolerated = opening_a_heap},
     {.name = "a resource over a file without a name",
      .calls = {"mapped_resource::temporary", "mapped_resource::flush"},
      .body =

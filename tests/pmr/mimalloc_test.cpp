@@ -29,6 +29,7 @@
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
+#include <mimalloc.h>
 
 #include <unistd.h>
 
@@ -59,6 +60,39 @@ namespace {
 
 constexpr std::size_t mebibyte = std::size_t{1} << 20;
 constexpr std::size_t smallest = 64 * mebibyte;
+
+// What docs/mimalloc.md promises of the mimalloc in use.
+struct limits {
+  bool books_in_arena;       // which then lie in its first MiB, as long as it is one of the smallest
+  bool exact_sizes;          // also in a range that had a larger arena
+  std::size_t fewest_arenas; // at once
+  std::size_t most_arenas;
+  std::size_t largest_arena;
+  std::size_t largest_object; // in an arena that is large enough
+  std::size_t filled_percent; // of an arena, by objects of 64 KiB
+};
+
+auto limits_in_use() -> limits const& {
+  static limits const of_version_2{.books_in_arena = false,
+                                   .exact_sizes = true,
+                                   .fewest_arenas = 64,
+                                   .most_arenas = 64,
+                                   .largest_arena = std::size_t{1} << 46,
+                                   .largest_object = std::size_t{1} << 45,
+                                   .filled_percent = 97};
+  static limits const of_version_3{.books_in_arena = true,
+                                   .exact_sizes = false,
+                                   .fewest_arenas = 128,
+                                   .most_arenas = 160,
+                                   .largest_arena = std::size_t{16} << 30,
+                                   .largest_object = 220 * mebibyte,
+                                   .filled_percent = 90};
+  auto const version = mi_version(); // 209 of 2.0.9, 30600 of 3.6.0
+  return version < 300 || (version >= 10'000 && version < 30'000) ? of_version_2 : of_version_3;
+}
+
+// How many objects of 64 KiB an arena holds at least.
+auto blocks_in(std::size_t size) -> std::size_t { return (size >> 16) * limits_in_use().filled_percent / 100; }
 
 using resource = std::unique_ptr<mimalloc_resource>;
 
@@ -103,9 +137,16 @@ auto is_zero(std::span<std::byte const> bytes) -> bool {
   return bytes.front() == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
 }
 
-// Blocks of 64 KiB until there is no more, each filled with a value.
-auto fill_up(mimalloc_resource& from, int value) -> std::vector<void*> {
-  constexpr std::size_t block = 64 << 10;
+// Whether one of the smallest arenas, in which nothing has been allocated, shows nothing of one before it, which was filled
+// with a value.
+auto shows_nothing_of(int value, std::span<std::byte const> bytes) -> bool {
+  auto const books = bytes.first(limits_in_use().books_in_arena ? mebibyte : 0);
+  return is_zero(bytes.subspan(books.size())) &&
+         std::search_n(books.begin(), books.end(), 32, static_cast<std::byte>(value)) == books.end();
+}
+
+// Blocks of 64 KiB, or another size, until there is no more, each filled with a value.
+auto fill_up(mimalloc_resource& from, int value, std::size_t block = 64 << 10) -> std::vector<void*> {
   std::vector<void*> blocks;
   try {
     for (;;) {
@@ -167,6 +208,37 @@ auto churn(std::pmr::memory_resource& in, std::uint64_t seed, int steps) -> int 
   return wrong;
 }
 
+// Allocates and frees at random with alignments of 32 KiB to 2 MiB. Returns how often content had changed.
+auto churn_aligned(std::pmr::memory_resource& in) -> int {
+  struct block {
+    std::byte* bytes = nullptr;
+    std::size_t size = 0;
+    std::size_t alignment = 0;
+  };
+  std::mt19937_64 random{9};
+  std::vector<block> slots(16);
+  int wrong = 0;
+  for (int i = 0; i < 2000; ++i) {
+    auto const k = random() % slots.size();
+    auto& one = slots[k];
+    auto const mark = static_cast<std::byte>(k + 1);
+    if (one.bytes != nullptr) {
+      wrong += std::count(one.bytes, one.bytes + one.size, mark) == static_cast<std::ptrdiff_t>(one.size) ? 0 : 1;
+      in.deallocate(one.bytes, one.size, one.alignment);
+    }
+    one = {.size = random() % 5000, .alignment = std::size_t{1} << (15 + random() % 7)};
+    one.bytes = static_cast<std::byte*>(in.allocate(one.size, one.alignment));
+    wrong += reinterpret_cast<std::uintptr_t>(one.bytes) % one.alignment == 0 ? 0 : 1;
+    std::memset(one.bytes, static_cast<int>(mark), one.size);
+  }
+  for (auto const& one : slots) {
+    if (one.bytes != nullptr) {
+      in.deallocate(one.bytes, one.size, one.alignment);
+    }
+  }
+  return wrong;
+}
+
 // Containers of one resource, in each other too.
 void use_containers(std::pmr::memory_resource& in) {
   std::pmr::vector<std::pmr::string> words{&in};
@@ -202,29 +274,60 @@ void use_containers(std::pmr::memory_resource& in) {
 // First, in children of a process that has no arenas yet.
 BOOST_AUTO_TEST_SUITE(the_arenas_of_a_new_process)
 
-BOOST_AUTO_TEST_CASE(are_sixty_four_at_once_and_the_next_is_an_error) {
+// As many as there can be, and what becomes of the next one.
+auto make_all(std::vector<resource>& alive, std::size_t size) -> fmmap::result<resource> {
+  for (;;) {
+    auto made = mimalloc_resource::anonymous(size, {.no_reserve = true});
+    if (!made || alive.size() > limits_in_use().most_arenas) {
+      return made;
+    }
+    alive.push_back(*std::move(made));
+    (void)alive.back()->allocate(100);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(are_as_many_at_once_as_mimalloc_has_and_the_next_is_an_error) {
   BOOST_TEST(found_in_child([](findings& found) {
+               auto const& of = limits_in_use();
                std::vector<resource> alive;
-               for (int i = 0; i < 64; ++i) {
-                 alive.push_back(anonymous());
-                 (void)alive.back()->allocate(100);
-               }
-               auto const next = mimalloc_resource::anonymous(smallest, {.no_reserve = true});
-               found.expect(fails(next, std::errc::resource_unavailable_try_again), "the 65th");
+               auto const next = make_all(alive, smallest);
+               auto const all = alive.size();
+               found.expect(all >= of.fewest_arenas && all <= of.most_arenas, std::to_string(all) + " arenas");
+               found.expect(fails(next, std::errc::resource_unavailable_try_again), "the next");
                found.expect(has(next.error().message(),
-                                "no more arenas for the process, which are 64 in version 2; 64 are in use here"),
+                                "no more arenas for the process, which are " + std::to_string(of.most_arenas)) &&
+                                has(next.error().message(), std::to_string(all) + " are in use here"),
                             next.error().message());
                alive.erase(alive.begin() + 10);
-               found.expect(mimalloc_resource::anonymous(smallest).has_value(), "the 65th when one is gone");
+               found.expect(mimalloc_resource::anonymous(smallest).has_value(), "the last when one is gone");
                alive.clear();
-               for (int i = 0; i < 64; ++i) {
-                 alive.push_back(anonymous(smallest * static_cast<std::size_t>(1 + i % 4)));
+               for (std::size_t i = 0; i < all; ++i) {
+                 alive.push_back(anonymous(of.exact_sizes ? smallest * (1 + i % 4) : smallest));
                }
                found.expect(fails(mimalloc_resource::anonymous(smallest), std::errc::resource_unavailable_try_again),
-                            "the 65th of the second time");
+                            "the next of the second time");
                alive.clear();
                auto const large = mimalloc_resource::anonymous(2048 * mebibyte, {.no_reserve = true});
                found.expect(fails(large, std::errc::resource_unavailable_try_again), "larger than all of them");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(serve_smaller_ones_when_there_are_no_more) {
+  BOOST_TEST(found_in_child([](findings& found) {
+               auto const& of = limits_in_use();
+               std::vector<resource> alive;
+               for (std::size_t i = 0; i < 40; ++i) {
+                 alive.push_back(anonymous(5 * smallest));
+               }
+               alive.clear();
+               found.expect(fails(make_all(alive, smallest), std::errc::resource_unavailable_try_again), "the next");
+               found.expect(alive.size() >= of.fewest_arenas, std::to_string(alive.size()) + " arenas");
+               auto const larger =
+                   std::ranges::count_if(alive, [](auto const& one) { return one->storage().size() > smallest; });
+               found.expect(larger == (of.exact_sizes ? 0 : 40), std::to_string(larger) + " are larger");
+               for (auto const& one : alive) {
+                 found.expect(lies_within(one->allocate(mebibyte), one->storage()), "a block elsewhere");
+               }
              }) == "");
 }
 
@@ -246,11 +349,21 @@ BOOST_AUTO_TEST_CASE(are_not_used_up_by_those_that_could_not_be_made) {
 
 BOOST_AUTO_TEST_CASE(may_be_larger_than_the_memory_of_the_machine) {
   BOOST_TEST(found_in_child([](findings& found) {
-               for (std::size_t const gibibytes : {3U, 5U, 9U, 20U, 100U, 3U, 5U, 9U, 20U, 100U}) {
-                 auto const one = anonymous(gibibytes * 1024 * mebibyte);
-                 found.expect(one->storage().size() == gibibytes * 1024 * mebibyte, "its size");
+               auto const& of = limits_in_use();
+               for (std::size_t const gibibytes : {3U, 5U, 9U, 16U, 20U, 100U, 3U, 5U, 9U, 16U, 20U, 100U}) {
+                 auto const size = gibibytes * 1024 * mebibyte;
+                 if (size > of.largest_arena) {
+                   found.expect(fails(mimalloc_resource::anonymous(size), std::errc::invalid_argument),
+                                "too large a one");
+                   continue;
+                 }
+                 auto const one = anonymous(size);
+                 found.expect(one->storage().size() == size, "its size");
                  found.expect(lies_within(one->allocate(100), one->storage()), "a small object");
-                 found.expect(lies_within(one->allocate(one->storage().size() / 2), one->storage()), "a large object");
+                 auto const large = std::min(size / 2, of.largest_object);
+                 for (auto left = size / 2; left >= large; left -= large) {
+                   found.expect(lies_within(one->allocate(large), one->storage()), "a large object");
+                 }
                }
              }) == "");
 }
@@ -268,7 +381,7 @@ BOOST_AUTO_TEST_CASE(serve_small_ones_after_large_ones) {
                  alive.push_back(anonymous());
                  found.expect(alive.back()->storage().size() == smallest, "a small one in a large range");
                  auto const blocks = fill_up(*alive.back(), 1);
-                 found.expect(blocks.size() > 64 * 16 * 97 / 100 && blocks.size() < 64 * 16, "its blocks");
+                 found.expect(blocks.size() > blocks_in(smallest) && blocks.size() < 64 * 16, "its blocks");
                  found.expect(
                      std::ranges::all_of(blocks, [&](void* p) { return lies_within(p, alive.back()->storage()); }),
                      "blocks elsewhere");
@@ -308,17 +421,18 @@ BOOST_AUTO_TEST_CASE(is_rounded_up_to_whole_units) {
 BOOST_AUTO_TEST_CASE(holds_nearly_all_of_its_size_and_then_says_that_it_is_full) {
   auto const one = anonymous(2 * smallest);
   auto const blocks = fill_up(*one, 7);
-  BOOST_TEST(blocks.size() > 2 * 64U * 16 * 97 / 100);
+  BOOST_TEST(blocks.size() > blocks_in(2 * smallest));
   BOOST_TEST(std::ranges::all_of(blocks, [&](void* p) { return lies_within(p, one->storage()); }));
-  auto const sentence = refusal(*one, 1 << 20);
+  auto const sentence = refusal(*one, 64 << 10);
   BOOST_TEST_MESSAGE(sentence);
-  BOOST_TEST(has(sentence, "1048576 bytes aligned to 8 do not fit into what is free of the 134217728 bytes"));
-  BOOST_TEST(is_refused(*one, 1 << 20, 8, errc::reservation_exceeded));
+  BOOST_TEST(has(sentence, "65536 bytes aligned to 8 do not fit into what is free of the 134217728 bytes"));
+  BOOST_TEST(is_refused(*one, 64 << 10, 8, errc::reservation_exceeded));
+  BOOST_TEST(is_refused(*one, 10 * mebibyte, 8, errc::reservation_exceeded));
   for (auto* const p : blocks) {
     one->deallocate(p, 64 << 10);
   }
   BOOST_TEST(one->stats().used_bytes == 0U);
-  BOOST_TEST(refusal(*one, 1 << 20) == "allocated");
+  BOOST_TEST(refusal(*one, 10 * mebibyte) == "allocated");
 }
 
 BOOST_AUTO_TEST_CASE(aligns_from_one_byte_to_two_mebibytes) {
@@ -329,6 +443,8 @@ BOOST_AUTO_TEST_CASE(aligns_from_one_byte_to_two_mebibytes) {
       auto* const second = one->allocate(size, alignment);
       BOOST_TEST(reinterpret_cast<std::uintptr_t>(first) % alignment == 0U);
       BOOST_TEST(reinterpret_cast<std::uintptr_t>(second) % alignment == 0U);
+      BOOST_TEST(first != second);
+      BOOST_TEST(lies_within(first, one->storage()));
       std::memset(first, 3, size);
       std::memset(second, 4, size);
       one->deallocate(first, size, alignment);
@@ -336,6 +452,7 @@ BOOST_AUTO_TEST_CASE(aligns_from_one_byte_to_two_mebibytes) {
     }
   }
   BOOST_TEST(refusal(*one, 1, 16 * mebibyte) == "allocated");
+  BOOST_TEST(churn_aligned(*one) == 0);
   auto const sentence = refusal(*one, 1, 32 * mebibyte);
   BOOST_TEST_MESSAGE(sentence);
   BOOST_TEST(has(sentence, "mimalloc aligns to 16777216 at most"));
@@ -370,10 +487,27 @@ BOOST_AUTO_TEST_CASE(says_that_an_object_is_too_large_for_it) {
   auto const sentence = refusal(*one, 40 * mebibyte);
   BOOST_TEST_MESSAGE(sentence);
   BOOST_TEST(has(sentence, "41943040 bytes aligned to 8 do not fit"));
-  BOOST_TEST(has(sentence, "more than 16777216 bytes take free segments of 33554432 in a row, whole ones"));
+  BOOST_TEST(has(sentence, limits_in_use().books_in_arena
+                               ? "more than 32505856 bytes take free chunks of 33554432 in a row, whole ones"
+                               : "more than 16777216 bytes take free segments of 33554432 in a row, whole ones"));
   BOOST_TEST(is_refused(*one, 40 * mebibyte, 8, errc::reservation_exceeded));
   one->deallocate(small, 100);
   BOOST_TEST(refusal(*anonymous(2 * smallest), 40 * mebibyte) == "allocated");
+}
+
+BOOST_AUTO_TEST_CASE(holds_objects_up_to_the_largest_that_mimalloc_has) {
+  auto const one = anonymous(16 * smallest);
+  auto const large = std::min(limits_in_use().largest_object, 15 * smallest);
+  for (int i = 0; i < 2; ++i) { // the second time where the first has been
+    auto* const object = static_cast<std::byte*>(one->allocate(large));
+    BOOST_TEST(lies_within(object, one->storage()));
+    BOOST_TEST(lies_within(object + large - 1, one->storage()));
+    object[0] = object[large - 1] = std::byte{1};
+    one->deallocate(object, large);
+  }
+  if (limits_in_use().books_in_arena) {
+    BOOST_TEST(has(refusal(*one, 5 * smallest), "this mimalloc has no objects of more than "));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(carries_containers) {
@@ -513,7 +647,7 @@ BOOST_AUTO_TEST_CASE(lets_go_of_the_file_when_it_is_destroyed) {
   fill_up(*one, 9);
   one.reset();
   BOOST_TEST(!has(mapped_at(where), "/arena"));
-  BOOST_TEST(has(mapped_at(where), " ---p "));
+  BOOST_TEST(has(mapped_at(where), limits_in_use().books_in_arena ? " rw-p " : " ---p "));
   auto const names = [] {
     std::string all;
     for (auto const& entry : std::filesystem::directory_iterator{"/proc/self/fd"}) {
@@ -529,6 +663,7 @@ BOOST_AUTO_TEST_CASE(lets_go_of_the_file_later_when_it_cannot_at_once) {
   scratch const folder;
   auto one = or_throw(mimalloc_resource::over(or_throw(fmmap::file::create_new(folder / "arena")), smallest));
   auto const* const where = one->storage().data();
+  fill_up(*one, 9);
   static std::string dropped;
   dropped.clear();
   auto const before =
@@ -542,7 +677,8 @@ BOOST_AUTO_TEST_CASE(lets_go_of_the_file_later_when_it_cannot_at_once) {
   BOOST_TEST(has(mapped_at(where), "/arena"));
   auto const next = anonymous();
   BOOST_TEST(!has(mapped_at(where), "/arena"));
-  BOOST_TEST(is_zero(next->storage()));
+  BOOST_TEST(next->storage().data() == where);
+  BOOST_TEST(shows_nothing_of(9, next->storage()));
 }
 
 BOOST_AUTO_TEST_CASE(shows_nothing_of_the_one_before_it_in_the_same_range) {
@@ -552,13 +688,14 @@ BOOST_AUTO_TEST_CASE(shows_nothing_of_the_one_before_it_in_the_same_range) {
     auto const path = folder / ("arena" + std::to_string(i));
     auto one =
         i % 3 == 2 ? anonymous() : or_throw(mimalloc_resource::over(or_throw(fmmap::file::create_new(path)), smallest));
-    BOOST_TEST(is_zero(one->storage()));
+    BOOST_TEST(shows_nothing_of(0x55, one->storage()));
+    BOOST_TEST(shows_nothing_of(0x66, one->storage()));
     if (where != nullptr) {
       BOOST_TEST(one->storage().data() == where);
     }
     where = one->storage().data();
     fill_up(*one, 0x55);
-    BOOST_TEST(!is_zero(one->storage()));
+    BOOST_TEST(!shows_nothing_of(0x55, one->storage()));
     if (i % 3 != 2) {
       or_throw(one->flush());
       one.reset();
@@ -566,6 +703,7 @@ BOOST_AUTO_TEST_CASE(shows_nothing_of_the_one_before_it_in_the_same_range) {
       std::vector<std::byte> const before{file.bytes().begin(), file.bytes().end()};
       auto const next = anonymous();
       BOOST_TEST(next->storage().data() == where);
+      BOOST_TEST(shows_nothing_of(0x55, next->storage()));
       fill_up(*next, 0x66);
       BOOST_TEST(same_bytes(file.bytes(), before));
     }
@@ -622,10 +760,15 @@ BOOST_AUTO_TEST_CASE(are_at_least_64_mebibytes) {
     BOOST_TEST(has(made.error().message(), std::to_string(size) + " bytes are not from 67108864 to "));
     BOOST_TEST(fails(mimalloc_resource::temporary(".", size), std::errc::invalid_argument));
   }
-  for (std::size_t const size : {SIZE_MAX, SIZE_MAX / 2, (std::size_t{1} << 46) + 1}) {
-    BOOST_TEST(fails(mimalloc_resource::anonymous(size), std::errc::invalid_argument));
+  auto const largest = limits_in_use().largest_arena;
+  for (std::size_t const size : {SIZE_MAX, SIZE_MAX / 2, (std::size_t{1} << 46) + 1, largest + 1}) {
+    auto const made = mimalloc_resource::anonymous(size);
+    BOOST_TEST(fails(made, std::errc::invalid_argument));
+    BOOST_TEST(has(made.error().message(), " bytes are not from 67108864 to " + std::to_string(largest)));
   }
-  BOOST_TEST(fails(mimalloc_resource::anonymous(std::size_t{1} << 46), std::errc::not_enough_memory));
+  if (largest == std::size_t{1} << 46) { // more than the addresses of a process
+    BOOST_TEST(fails(mimalloc_resource::anonymous(largest), std::errc::not_enough_memory));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(are_left_alone_by_mimalloc_when_idle) {
@@ -635,7 +778,7 @@ BOOST_AUTO_TEST_CASE(are_left_alone_by_mimalloc_when_idle) {
       alive.push_back(i % 2 == 0 ? anonymous() : temporary());
       fill_up(*alive.back(), 1);
     }
-  } // inaccessible from here on: a touch is SIGSEGV
+  } // inaccessible from here on, where the books are elsewhere: a touch is SIGSEGV
   std::vector<std::thread> threads;
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([] {
@@ -674,7 +817,7 @@ BOOST_AUTO_TEST_CASE(allocate_from_one_resource_whichever_made_it) {
   }
   BOOST_TEST(wrong == 0);
   BOOST_TEST(one->stats().used_bytes == 0U);
-  BOOST_TEST(fill_up(*one, 1).size() > 2 * 64U * 16 * 97 / 100);
+  BOOST_TEST(fill_up(*one, 1).size() > blocks_in(2 * smallest));
 }
 
 BOOST_AUTO_TEST_CASE(pass_blocks_to_each_other) {
@@ -713,7 +856,7 @@ BOOST_AUTO_TEST_CASE(gets_back_what_other_threads_free) {
   auto const one = anonymous();
   for (int round = 0; round < 20; ++round) {
     auto const blocks = fill_up(*one, round);
-    BOOST_TEST(blocks.size() > 64U * 16 * 97 / 100); // all of it every time
+    BOOST_TEST(blocks.size() > blocks_in(smallest)); // all of it every time
     std::vector<std::thread> threads;
     for (std::size_t part = 0; part < 4; ++part) {
       threads.emplace_back([&, part] {
@@ -802,6 +945,52 @@ BOOST_AUTO_TEST_CASE(end_before_the_resource_they_made) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(write_nothing_to_the_one_after_the_one_that_they_have_used) {
+  if (limits_in_use().books_in_arena) {
+    skip("a known defect with mimalloc 3.6 (docs/mimalloc.md): they do write a word");
+    return;
+  }
+  std::atomic<int> step{0};
+  std::atomic<int> wrong{0};
+  auto const wait_for = [&](int wanted) {
+    while (step.load() < wanted) {
+      std::this_thread::yield();
+    }
+  };
+  auto one = anonymous();
+  auto const* const where = one->storage().data();
+  auto const elsewhere = anonymous();
+  std::thread other{[&] {
+    for (int round = 0; round < 40; round += 2) {
+      wait_for(2 * round + 1);
+      wrong += churn(*one, static_cast<std::uint64_t>(round), 200);
+      ++step;
+      wait_for(2 * round + 3);
+      wrong += churn(*elsewhere, static_cast<std::uint64_t>(round), 200);
+      ++step;
+    }
+  }};
+  for (int round = 0; round < 40; round += 2) {
+    ++step;
+    wait_for(2 * round + 2);
+    one.reset();
+    one = anonymous();
+    BOOST_TEST(one->storage().data() == where);
+    constexpr std::size_t size = 1024; // which comes to every page
+    auto const blocks = fill_up(*one, 0x77, size);
+    BOOST_TEST(blocks.size() > smallest / size * 90 / 100);
+    ++step;
+    wait_for(2 * round + 4);
+    for (auto* const block : blocks) {
+      std::span const bytes{static_cast<std::byte const*>(block), size};
+      wrong += std::ranges::count(bytes, std::byte{0x77}) == std::ssize(bytes) ? 0 : 1;
+      one->deallocate(block, size);
+    }
+  }
+  other.join();
+  BOOST_TEST(wrong == 0);
+}
+
 BOOST_AUTO_TEST_CASE(make_and_use_resources_of_their_own_one_after_the_other) {
   int wrong = 0;
   for (std::uint64_t i = 0; i < 500; ++i) {
@@ -856,7 +1045,7 @@ BOOST_AUTO_TEST_CASE(that_make_heaps_run_no_handlers_of_signals) {
       }
     }
   }
-  BOOST_TEST(sleeping >= 1U);
+  BOOST_TEST((sleeping >= 1U) == !limits_in_use().books_in_arena); // version 3 needs none
 }
 
 BOOST_AUTO_TEST_SUITE_END()
@@ -933,6 +1122,53 @@ BOOST_AUTO_TEST_CASE(leaves_the_memory_of_a_file_to_its_parent) {
   BOOST_TEST(std::ranges::count(numbers, 1) == 1000);
   BOOST_TEST(churn(*one, 6, 5000) == 0);
   fill_up(*one, 1);
+}
+
+BOOST_AUTO_TEST_CASE(leaves_it_alone_when_its_thread_or_the_child_ends) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer starts no thread in a child of a process with threads");
+    return;
+  }
+  auto one = temporary();
+  std::string found_wrong;
+  std::thread{[&] {
+    std::vector<void*> blocks;
+    for (std::size_t size = 1; size < 3000; ++size) {
+      blocks.push_back(one->allocate(size));
+    }
+    for (std::size_t size = 1; size < 3000; size += 2) { // so that there is room in many pages
+      one->deallocate(blocks[size - 1], size);
+    }
+    std::vector<std::byte> const before{one->storage().begin(), one->storage().end()};
+    for (bool const destroyed : {false, true}) {
+      found_wrong += found_in_child([&](findings& found) {
+        found.expect(same_bytes(one->storage(), before), "what the child reads");
+        if (destroyed) {
+          one.reset();
+        }
+        mi_collect(true);
+        mi_thread_done();
+      });
+      auto const child = ::fork();
+      if (child == 0) {
+        if (destroyed) {
+          one.reset();
+        }
+        ::close(STDOUT_FILENO); // what the test framework says at the end of a process is not about this one
+        ::close(STDERR_FILENO);
+        std::exit(0);
+      }
+      if (auto const end = end_of(child); end != 0) {
+        found_wrong += "the child ended with " + std::to_string(end);
+      }
+      if (!same_bytes(one->storage(), before)) {
+        found_wrong += "the parent's memory has changed";
+      }
+    }
+  }}.join();
+  BOOST_TEST(found_wrong == "");
+  BOOST_TEST(churn(*one, 8, 5000) == 0);
+  BOOST_TEST(fill_up(*one, 1).size() > blocks_in(smallest / 2));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
