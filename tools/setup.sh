@@ -175,9 +175,10 @@ as_owner cmake --preset release "${other_clang[@]}"
 as_owner cmake --build --preset release
 built="build/release in $SECONDS s, by clang $("clang++-$llvm" -dumpversion) and CMake $(cmake_version), on $system"
 
-say "record_log: killed while it appends, reopened, and again"
-recorded=$(as_owner build/release/examples/record_log build/release/record_log.data)
-echo "$recorded"
+say "persistent_vector: killed while it changes a vector and a map in a file, reopened, and again"
+kept=$(as_owner build/release/examples/persistent_vector build/release/persistent_vector.heap 100)
+echo "$kept"
+[[ ${kept##*$'\n'} == "100 kills, 100 reopens, 0 lost, 0 mixed" ]] || die "persistent_vector says '$kept'"
 
 readonly text=/var/lib/dpkg/status
 say "count_lines: the lines of $text, in place"
@@ -187,7 +188,7 @@ lines=$(wc -l <$text)
 [[ $counted =~ [0-9]+ && ${BASH_REMATCH[0]} == "$lines" ]] || die "count_lines says '$counted', wc -l says $lines"
 
 say "shown:"
-say "  built        $built"
-say "  record_log   ${recorded##*$'\n'}"
-say "  count_lines  $lines lines in $text, as wc -l counts them"
+say "  built              $built"
+say "  persistent_vector  ${kept##*$'\n'}"
+say "  count_lines        $lines lines in $text, as wc -l counts them"
 say "next: cmake --workflow --preset dev"

@@ -176,7 +176,8 @@ struct check_report {
 /// Thread safety: objects are the program's to order, as any memory. Threads may allocate, and find, construct and destroy
 /// objects, at the same time. `commit`, `stage_commit`, `rollback`, `check` and `close` need that nobody does or changes objects
 /// meanwhile: `update_scope` sees to it for the first two. Fork: the child may read the objects, and change its own copy of
-/// them; what allocates or commits is `errc::forked`. Exec, exit: what was not committed is gone.
+/// them, until the parent commits again: pages that neither has changed then show what that commit brought, beside others that
+/// do not. What allocates, commits, or runs what was staged is `errc::forked`. Exec, exit: what was not committed is gone.
 /// Invalidates: closing ends all objects; `rollback` those that the last commit does not have.
 class persistent_heap {
 public:

@@ -103,6 +103,11 @@ auto new_header(heap_options const& options, std::uint64_t slot) -> heap_format:
   return header;
 }
 
+// An operation on the object of that name, for errors.
+auto named(std::string_view verb, std::string_view name) -> std::string {
+  return std::string{verb} + " \"" + std::string{name} + "\" in";
+}
+
 // The lines in which two pages differ.
 auto changed_lines(std::byte const* now, std::byte const* before) noexcept -> std::uint64_t {
   std::uint64_t lines = 0;
@@ -479,7 +484,7 @@ auto heap_state::allocate_object(std::string_view name, object_type const& type)
   {
     std::scoped_lock const lock{objects_mutex_};
     if (objects_.find(name) != nullptr) {
-      return fail(errc::already_exists, "construct an object in", "\"" + std::string{name} + "\"");
+      return fail(errc::already_exists, named("construct", name));
     }
   }
   try {
@@ -498,7 +503,7 @@ auto heap_state::name_object(std::string_view name, object_type const& type, voi
   std::scoped_lock const lock{objects_mutex_};
   if (objects_.find(name) != nullptr) {
     allocator_->deallocate(*node, length, alignof(heap_format::object_node));
-    return fail(errc::already_exists, "construct an object in", "\"" + std::string{name} + "\"");
+    return fail(errc::already_exists, named("construct", name));
   }
   auto const offset = static_cast<std::uint64_t>(static_cast<std::byte*>(object) - memory_.content());
   objects_.add(*node, name, type, offset);
@@ -518,17 +523,17 @@ auto heap_state::unname_object(std::string_view name, object_type const& type) -
 
 auto heap_state::find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*> {
   if (to_write && read_only_) {
-    return fail(errc::read_only, "find an object in", "one that is const can be had");
+    return fail(errc::read_only, named("find", name), "one that is const can be had");
   }
   std::scoped_lock const lock{objects_mutex_};
   auto const* const found = objects_.find(name);
   if (found == nullptr) {
-    return fail(errc::not_found, "find an object in", "\"" + std::string{name} + "\"");
+    return fail(errc::not_found, named("find", name));
   }
   if (found->type != type.name || found->size != type.size || found->alignment != type.alignment) {
-    return fail(errc::type_mismatch, "find an object in",
-                "\"" + std::string{name} + "\" is " + found->type_text + " of " + std::to_string(found->size) +
-                    " bytes, and " + demangle(type.name) + " of " + std::to_string(type.size) + " is asked for");
+    return fail(errc::type_mismatch, named("find", name),
+                "it is " + found->type_text + " of " + std::to_string(found->size) + " bytes, and " +
+                    demangle(type.name) + " of " + std::to_string(type.size) + " is asked for");
   }
   return memory_.content() + found->object;
 }
@@ -751,7 +756,7 @@ auto heap_state::snapshot(std::filesystem::path const& path) const -> result<voi
   if (auto sound = check_usable("take a snapshot of", false); !sound) {
     return sound;
   }
-  return store_->snapshot(path);
+  return store_->snapshot(path, read_only_);
 }
 
 auto heap_state::check() const -> result<check_report> {

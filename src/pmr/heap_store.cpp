@@ -200,6 +200,9 @@ auto heap_store::has_staged() const -> bool {
 }
 
 auto heap_store::run(staged_commit& one) -> result<void> {
+  if (os::process_id() != process_) { // the journal is the parent's
+    return std::unexpected(error::make(errc::forked, "commit", path()));
+  }
   std::scoped_lock const lock{io_};
   while (!one.outcome) {
     std::shared_ptr<staged_commit> first;
@@ -268,10 +271,12 @@ auto heap_store::take_returned_chunks() -> std::vector<std::size_t> {
 
 // --- The rest ---------------------------------------------------------------------------------------------------------
 
-auto heap_store::snapshot(std::filesystem::path const& to) -> result<void> {
+auto heap_store::snapshot(std::filesystem::path const& to, bool read_only) -> result<void> {
   std::scoped_lock const lock{io_, size_};
-  if (auto done = log_->checkpoint(); !done) {
-    return done;
+  if (!read_only) {
+    if (auto done = log_->checkpoint(); !done) {
+      return done;
+    }
   }
   auto made = file_.clone_to(to, {.level = durability::all});
   return made ? result<void>{} : std::unexpected(std::move(made).error());

@@ -95,7 +95,8 @@ public:
     log_->for_each_unapplied(visit);
   }
 
-  [[nodiscard]] auto snapshot(std::filesystem::path const& to) -> result<void>;
+  // Copies the file, its journal emptied before. One that is only to be read keeps its journal, and the copy has it too.
+  [[nodiscard]] auto snapshot(std::filesystem::path const& to, bool read_only) -> result<void>;
   [[nodiscard]] auto stats() const -> journal::log_stats;
   [[nodiscard]] auto close() -> result<void>;
 
@@ -108,6 +109,7 @@ private:
   file file_;
   file direct_; // the same file past the page cache, where that can be
   file_lock lock_;
+  int const process_ = os::process_id();
   heap_format::heap_header header_{};
   heap_format::layout where_;
   mutable std::mutex io_; // of the journal

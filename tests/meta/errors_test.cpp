@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <expected>
 #include <filesystem>
+#include <fstream>
+#include <ios>
+#include <iterator>
 #include <span>
 #include <string>
 #include <string_view>
@@ -16,7 +21,9 @@
 #include "support/scratch.hpp"
 
 import fmmap.core;
+import fmmap.journal;
 import fmmap.lock;
+import fmmap.pmr;
 
 // docs/errors.md is held against the enumeration and against errors as they come out of the library.
 
@@ -73,6 +80,64 @@ auto message_after_cut(scratch const& folder) -> std::string {
   auto const whole_path = std::filesystem::canonical(folder.folder()).string();
   auto const at = message.find(whole_path);
   return at == std::string::npos ? message : message.replace(at, whole_path.size(), "/folder");
+}
+
+void overwrite(std::filesystem::path const& path, std::size_t at, std::span<std::byte const> bytes) {
+  std::fstream out{path, std::ios::binary | std::ios::in | std::ios::out};
+  out.seekp(static_cast<std::streamoff>(at));
+  out.write(reinterpret_cast<char const*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+}
+
+// Makes a heap say that it is of another version of the format, in both slots of its header.
+void change_version(std::filesystem::path const& path) {
+  namespace journal = fmmap::journal;
+  auto const content = read_back(path);
+  for (std::size_t i = 0; i < journal::slot_count; ++i) {
+    journal::slot slot;
+    std::memcpy(static_cast<void*>(&slot), content.data() + (i * sizeof slot), sizeof slot);
+    slot.of_owner[8] = std::byte{2}; // behind the magic
+    slot.about.checksum = journal::checksum_of(slot);
+    overwrite(path, i * sizeof slot, std::as_bytes(std::span{&slot, 1}));
+  }
+}
+
+// Takes the table of objects away.
+void change_root(std::filesystem::path const& path) {
+  overwrite(path, read_back(path).rfind("fmmproot"), std::vector<std::byte>(8));
+}
+
+auto sentences_of_heaps() -> std::vector<std::string> {
+  using fmmap::persistent_heap;
+  workplace const place;
+  std::vector<std::string> found;
+  auto heap = or_throw(persistent_heap::create("orders.heap"));
+  or_throw(heap.construct<double>("price", 9.5));
+  or_throw(heap.commit());
+  found.push_back(message_of(heap.find<double>("prize")));
+  found.push_back(message_of(heap.construct<double>("price")));
+  found.push_back(message_of(heap.find<int>("price")));
+  found.push_back(message_of(persistent_heap::open("orders.heap")));
+  {
+    auto const staged = or_throw(heap.stage_commit());
+    found.push_back(message_of(heap.rollback()));
+  }
+  or_throw(heap.close());
+  found.push_back(message_of(heap.commit()));
+  {
+    auto reader = or_throw(persistent_heap::open_read_only("orders.heap"));
+    found.push_back(message_of(reader.commit()));
+    found.push_back(message_of(reader.find<double>("price")));
+  }
+  found.push_back(message_of(persistent_heap::create("small.heap", {.reserve = 4096})));
+  (void)place.folder.file("data.bin", pattern(4096));
+  found.push_back(message_of(persistent_heap::open("data.bin")));
+  or_throw(or_throw(persistent_heap::open("orders.heap")).close()); // empties the journal
+  std::filesystem::copy_file("orders.heap", "other.heap");
+  change_version("other.heap");
+  found.push_back(message_of(persistent_heap::open("other.heap")));
+  change_root("orders.heap");
+  found.push_back(message_of(persistent_heap::open("orders.heap")));
+  return found;
 }
 
 // One error of each kind that has a short way to it, as the library words it.
@@ -139,7 +204,9 @@ BOOST_AUTO_TEST_CASE(names_every_code_with_its_message) {
 
 BOOST_AUTO_TEST_CASE(quotes_errors_as_the_library_words_them) {
   auto const page = source("docs/errors.md");
-  for (auto const& sentence : sentences()) {
+  auto all = sentences();
+  std::ranges::copy(sentences_of_heaps(), std::back_inserter(all));
+  for (auto const& sentence : all) {
     BOOST_TEST_MESSAGE(sentence);
     BOOST_TEST(has(page, '\n' + sentence + '\n'), "docs/errors.md does not show: " << sentence);
   }

@@ -466,6 +466,22 @@ BOOST_AUTO_TEST_CASE(of_a_snapshot_waits_for_the_original_to_close) {
   BOOST_TEST(contents(folder / "copy").size() == 2U);
 }
 
+BOOST_AUTO_TEST_CASE(for_reading_makes_snapshots_of_what_is_in_the_journal_too) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    or_throw(heap.construct<numbers>("numbers", numbers{1, 2}));
+    or_throw(heap.commit(commit_durability::process));
+  });
+  auto const before = read_back(path);
+  {
+    auto const reader = or_throw(persistent_heap::open_read_only(path));
+    or_throw(reader.snapshot(folder / "copy"));
+  }
+  BOOST_TEST((read_back(path) == before));
+  BOOST_TEST(contents(folder / "copy").size() == 2U);
+}
+
 BOOST_AUTO_TEST_CASE(is_errors_after_closing) {
   persistent_heap heap = [] {
     scratch const folder;
