@@ -46,7 +46,7 @@ readonly lock=/tmp/fmmap-bench.lock
 exec 9<$lock
 flock --nonblock 9 || { echo "bench: waiting for another run" && flock 9; }
 
-readonly tree=build/benchmark
+readonly tree=build/release
 results=$(mktemp -d)
 trap 'rm -rf -- "$results"' EXIT
 { cmake --preset benchmark && cmake --build --preset benchmark; } >"$results/log" 2>&1 ||

@@ -312,7 +312,7 @@ public:
     ~update_scope();
 
   private:
-    heap_state& state_;
+    heap_state* state_; // null of a heap that is closed
   };
 
   /// From which everything in the heap is allocated. Its address is the same in every process. Its `flush` is a commit of level

@@ -31,6 +31,12 @@ auto range_of(std::uint64_t begin, std::uint64_t end) noexcept -> page_range {
   return {.begin = reinterpret_cast<std::byte*>(begin), .length = end - begin};
 }
 
+void report(os::outcome<void> const& done, std::string_view operation) noexcept {
+  if (!done) {
+    report_dropped_error(error::make({done.error(), std::system_category()}, operation));
+  }
+}
+
 class owned_descriptor {
 public:
   explicit owned_descriptor(os::descriptor number) noexcept : number_{number} {}
@@ -38,7 +44,7 @@ public:
   auto operator=(owned_descriptor&&) -> owned_descriptor& = delete;
   ~owned_descriptor() {
     if (number_ != os::no_descriptor) {
-      (void)os::close(number_); // nothing is written through it
+      report(os::close(number_), "close what tells of changed pages");
     }
   }
 
@@ -366,7 +372,7 @@ auto works(watching& one) -> bool {
     return false;
   }
   auto const holds = lists_what_is_written(one, {.begin = *page, .length = length});
-  (void)os::unmap(*page, length); // a mapping of its own: nothing can be in the way
+  report(os::unmap(*page, length), "unmap a page of its own");
   one.forget();
   return holds;
 }

@@ -45,7 +45,9 @@ auto read_all() -> result<std::string> {
     }
     text.append(block.data(), *got);
   }
-  (void)os::close(*from);
+  if (auto const closed = os::close(*from); !closed) {
+    report_dropped_error(error::make({closed.error(), std::system_category()}, "close", source));
+  }
   return code == 0 ? result<std::string>{std::move(text)} : fail(code);
 }
 

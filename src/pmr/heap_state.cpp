@@ -396,16 +396,15 @@ auto heap_state::close() -> result<void> {
     allocator_->refuse(errc::closed);
   }
   resource_ = nullptr;
-  auto const unmapped = memory_.unmap();
-  auto closed = view_.close();
-  if (!unmapped) {
-    return fail(unmapped.error(), "unmap");
+  first_error outcome;
+  if (auto const unmapped = memory_.unmap(); !unmapped) {
+    outcome.note(fail(unmapped.error(), "unmap"));
   }
+  outcome.note(view_.close());
   if (store_.use_count() == 1) {
-    auto ended = store_->close();
-    return closed ? std::move(ended) : std::move(closed);
+    outcome.note(store_->close());
   }
-  return closed;
+  return outcome.result();
 }
 
 auto heap_state::fail(errc code, std::string_view operation, std::string_view hint) const -> std::unexpected<error> {

@@ -48,7 +48,13 @@ auto open_direct(file const& backing, bool read_only) -> result<file> {
   if (!opened) {
     return std::unexpected(error::make({opened.error(), std::system_category()}, "open", backing.path()));
   }
-  return file::adopt(*opened, backing.path());
+  auto adopted = file::adopt(*opened, backing.path());
+  if (!adopted) { // it is not its own then
+    if (auto const closed = os::close(*opened); !closed) {
+      report_dropped_error(error::make({closed.error(), std::system_category()}, "close", backing.path()));
+    }
+  }
+  return adopted;
 }
 
 auto journal_level(commit_durability level) -> journal::level {
@@ -91,7 +97,7 @@ auto heap_store::create(file backing, file_lock lock, heap_format::heap_header c
   if (!log) {
     return std::unexpected(std::move(log).error());
   }
-  made->log_.emplace(std::move(*log));
+  made->log_ = std::make_unique<journal::log>(std::move(*log));
   return made;
 }
 
@@ -108,7 +114,7 @@ auto heap_store::open(file backing, file_lock lock, bool read_only) -> result<st
     }
     return std::unexpected(std::move(log).error());
   }
-  made->log_.emplace(std::move(*log));
+  made->log_ = std::make_unique<journal::log>(std::move(*log));
   std::memcpy(&made->header_, made->log_->of_owner().data(), sizeof made->header_);
   made->where_ = heap_format::layout{made->log_->content_begin()};
   if (auto sound = made->check_header(); !sound) {
@@ -289,15 +295,11 @@ auto heap_store::stats() const -> journal::log_stats {
 
 auto heap_store::close() -> result<void> {
   std::scoped_lock const lock{io_};
-  auto direct = direct_.close();
-  auto cached = file_.close();
-  auto unlocked = lock_.close();
-  for (auto* const done : {&cached, &unlocked}) {
-    if (direct && !*done) {
-      direct = std::move(*done);
-    }
-  }
-  return direct;
+  first_error outcome;
+  outcome.note(direct_.close());
+  outcome.note(file_.close());
+  outcome.note(lock_.close());
+  return outcome.result();
 }
 
 } // namespace fmmap

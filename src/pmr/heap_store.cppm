@@ -42,6 +42,25 @@ struct staged_commit {
   std::optional<result<void>> outcome;
 };
 
+// Of several things that go on whether one fails or not: the first error is returned, the others are dropped.
+class first_error {
+public:
+  void note(fmmap::result<void> done) {
+    if (done) {
+      return;
+    }
+    if (first_) {
+      first_ = std::move(done);
+    } else {
+      report_dropped_error(done.error());
+    }
+  }
+  [[nodiscard]] auto result() const -> fmmap::result<void> { return first_; }
+
+private:
+  fmmap::result<void> first_;
+};
+
 class heap_store {
 public:
   // Makes the file of a heap, which is there and empty, and has to be locked already.
@@ -113,7 +132,7 @@ private:
   heap_format::heap_header header_{};
   heap_format::layout where_;
   mutable std::mutex io_; // of the journal
-  std::optional<journal::log> log_;
+  std::unique_ptr<journal::log> log_;
   std::mutex size_; // of the file, against the journal's changing it
   mutable std::mutex queue_;
   std::deque<std::shared_ptr<staged_commit>> staged_;

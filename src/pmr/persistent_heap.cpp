@@ -90,9 +90,17 @@ auto persistent_heap::stage_commit(commit_durability level) -> result<flush_job>
 
 auto persistent_heap::rollback() -> result<void> { return state_ ? state_->rollback() : closed("roll back"); }
 
-persistent_heap::update_scope::update_scope(persistent_heap& heap) : state_{*heap.state_} { state_.begin_update(); }
+persistent_heap::update_scope::update_scope(persistent_heap& heap) : state_{heap.state_.get()} {
+  if (state_ != nullptr) {
+    state_->begin_update();
+  }
+}
 
-persistent_heap::update_scope::~update_scope() { state_.end_update(); }
+persistent_heap::update_scope::~update_scope() {
+  if (state_ != nullptr) {
+    state_->end_update();
+  }
+}
 
 auto persistent_heap::resource() const noexcept -> flushable_resource* { return state_ ? state_->resource() : nullptr; }
 

@@ -366,6 +366,48 @@ BOOST_AUTO_TEST_CASE(outlives_its_heap) {
 
 BOOST_AUTO_TEST_SUITE_END()
 
+BOOST_AUTO_TEST_SUITE(several_threads)
+
+BOOST_AUTO_TEST_CASE(have_all_or_nothing_of_an_update_in_a_commit) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  constexpr std::size_t workers = 4;
+  made(path, [](persistent_heap& heap) {
+    std::vector<numbers*> mine;
+    for (std::size_t i = 0; i < workers; ++i) {
+      mine.push_back(or_throw(heap.construct<numbers>("numbers " + std::to_string(i))));
+    }
+    or_throw(heap.commit());
+    std::vector<std::thread> threads;
+    for (auto* const of : mine) {
+      threads.emplace_back([&heap, of] {
+        for (std::uint64_t i = 0; i < 500; ++i) {
+          persistent_heap::update_scope const updating{heap};
+          of->push_back(i);
+          of->push_back(i);
+        }
+      });
+    }
+    for (int i = 0; i < 50; ++i) {
+      auto job = or_throw(heap.stage_commit(commit_durability::process));
+      or_throw(job.run());
+    }
+    for (auto& each : threads) {
+      each.join();
+    }
+    or_throw(heap.rollback());
+    for (auto const* const of : mine) {
+      BOOST_TEST(of->size() % 2 == 0U);
+      for (std::size_t i = 0; i < of->size(); ++i) {
+        BOOST_REQUIRE((*of)[i] == i / 2);
+      }
+    }
+  });
+  BOOST_TEST(or_throw(open(path).check()).problems.empty());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
 BOOST_AUTO_TEST_SUITE(opening)
 
 BOOST_AUTO_TEST_CASE(is_for_one_writer_or_for_readers) {
@@ -489,6 +531,7 @@ BOOST_AUTO_TEST_CASE(is_errors_after_closing) {
   }();
   or_throw(heap.close());
   BOOST_TEST(!heap.is_open());
+  persistent_heap::update_scope const of_nothing{heap};
   BOOST_TEST((heap.commit().error() == errc::closed));
   BOOST_TEST((heap.stage_commit().error() == errc::closed));
   BOOST_TEST((heap.rollback().error() == errc::closed));

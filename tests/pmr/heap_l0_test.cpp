@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+#include <cerrno>
+#include <cstddef>
+#include <expected>
+#include <filesystem>
+#include <memory_resource>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <boost/test/unit_test.hpp>
+
+import fmmap.core;
+import fmmap.os;
+import fmmap.pmr;
+import fmmap.test.l0;
+
+using fmmap::or_throw;
+using fmmap::os::call;
+using l0::scenario;
+using l0::trial;
+
+namespace {
+
+constexpr std::size_t mib = std::size_t{1} << 20;
+
+// What an allocation throws becomes what a function of fmmap returns, for the sweep to look at.
+template <class Do>
+void as_result(Do allocate) {
+  try {
+    allocate();
+  } catch (fmmap::allocation_error const& refused) {
+    fmmap::throw_error(refused.why());
+  }
+}
+
+// Blocks are then allocated by writing zeros, of the last page only where it cannot be read, and holes and extents are not
+// asked for.
+std::vector<l0::tolerance> const growing = [] {
+  std::vector<l0::tolerance> all{{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::pread},
+                                 {call::lseek, EINVAL},     {call::lseek, EOPNOTSUPP},     {call::ioctl, ENOSYS},
+                                 {call::ioctl, EOPNOTSUPP}};
+  // Less may be had where as much as would be good is not there.
+  for (auto const each : {call::fallocate, call::fstat, call::mprotect, call::madvise, call::pwrite, call::ftruncate}) {
+    for (auto const error : {ENOSPC, ENOMEM, EFBIG, EDQUOT}) {
+      all.push_back({each, error});
+    }
+  }
+  return all;
+}();
+
+// A heap falls back: from direct I/O, from what finds its changes.
+std::vector<l0::tolerance> const opening_a_heap = [] {
+  auto all = growing;
+  for (auto const each :
+       {call::userfaultfd, call::ioctl, call::openat, call::mmap, call::munmap, call::pread, call::uname}) {
+    all.push_back({each});
+  }
+  // Closing lets go of a lock, whatever becomes of the call before. A snapshot is copied where it cannot be cloned.
+  for (auto const each : {call::fcntl, call::copy_file_range, call::fstatat, call::flock}) {
+    all.push_back({each});
+  }
+  all.push_back({call::pwritev2, EINVAL});
+  all.push_back({call::pwrite, EINVAL});
+  return all;
+}();
+
+constexpr fmmap::heap_options small_heap{.reserve = 64 * mib, .journal_size = 64 << 10};
+
+// Changes an object, commits that, and returns to it.
+void change(trial& t, fmmap::persistent_heap& heap) {
+  using numbers = std::pmr::vector<int>;
+  as_result([&] {
+    auto* const all = or_throw(heap.find_or_construct<numbers>("numbers"));
+    or_throw(heap.construct<int>("two", 2));
+    or_throw(heap.destroy<int>("two"));
+    all->assign(2000, 5);
+    or_throw(heap.commit(fmmap::commit_durability::process));
+    all->back() = 6;
+    auto job = or_throw(heap.stage_commit());
+    or_throw(job.run());
+    all->clear();
+    or_throw(heap.rollback());
+    t.expect(all->size() == 2000, "it does not return to what was committed");
+  });
+  t.expect(or_throw(heap.check()).problems.empty(), "it is not sound");
+}
+
+std::vector<scenario> const scenarios{
+    {.name = "a heap in a new file",
+     .calls = {"persistent_heap::create", "persistent_heap::close"},
+     .body =
+         [](trial& t) {
+           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
+           t.has("heap");
+           or_throw(heap.close());
+         },
+     .tolerated = opening_a_heap,
+     .errors = {fmmap::errc::in_use}},
+    {.name = "a heap that is there",
+     .calls = {"persistent_heap::open", "persistent_heap::construct", "persistent_heap::find_or_construct",
+               "persistent_heap::commit", "persistent_heap::stage_commit", "persistent_heap::rollback",
+               "persistent_heap::destroy", "persistent_heap::check", "persistent_heap::snapshot"},
+     .prepare =
+         [](trial& t) {
+           t.has("heap");
+           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
+           or_throw(heap.construct<int>("one", 1));
+           or_throw(heap.commit());
+         },
+     .body =
+         [](trial& t) {
+           auto heap = or_throw(fmmap::persistent_heap::open(t / "heap"));
+           change(t, heap);
+           or_throw(heap.snapshot(t / "copy"));
+           t.has("copy");
+         },
+     .tolerated = opening_a_heap,
+     .errors = {fmmap::errc::in_use}},
+    {.name = "a heap for reading",
+     .calls = {"persistent_heap::open_read_only", "persistent_heap::find"},
+     .prepare =
+         [](trial& t) {
+           t.has("heap");
+           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
+           or_throw(heap.construct<int>("one", 1));
+           or_throw(heap.commit());
+         },
+     .body =
+         [](trial& t) {
+           auto heap = or_throw(fmmap::persistent_heap::open_read_only(t / "heap"));
+           t.expect(*or_throw(heap.find<int const>("one")) == 1, "it has not what was committed");
+         },
+     .tolerated = opening_a_heap,
+     .errors = {fmmap::errc::in_use}},
+};
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(whatever_call_fails)
+
+BOOST_AUTO_TEST_CASE(no_heap_leaks_and_none_is_claimed_that_does_not_work) {
+  for (auto const& fault : l0::sweep_all(scenarios).faults) {
+    BOOST_ERROR(fault);
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
