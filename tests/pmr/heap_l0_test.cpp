@@ -68,38 +68,22 @@ std::vector<l0::tolerance> const opening_a_heap = [] {
 
 constexpr fmmap::heap_options small_heap{.reserve = 64 * mib, .journal_size = 64 << 10};
 
-// Changes an object, commits that, and returns to it.
-void change(trial& t, fmmap::persistent_heap& heap) {
-  using numbers = std::pmr::vector<int>;
-  as_result([&] {
-    auto* const all = or_throw(heap.find_or_construct<numbers>("numbers"));
-    or_throw(heap.construct<int>("two", 2));
-    or_throw(heap.destroy<int>("two"));
-    all->assign(2000, 5);
-    or_throw(heap.commit(fmmap::commit_durability::process));
-    all->back() = 6;
-    auto job = or_throw(heap.stage_commit());
-    or_throw(job.run());
-    all->clear();
-    or_throw(heap.rollback());
-    t.expect(all->size() == 2000, "it does not return to what was committed");
-  });
-  t.expect(or_throw(heap.check()).problems.empty(), "it is not sound");
-}
+using numbers = std::pmr::vector<int>;
 
 std::vector<scenario> const scenarios{
     {.name = "a heap in a new file",
-     .calls = {"persistent_heap::create", "persistent_heap::close"},
+     .calls = {"persistent_heap::create", "persistent_heap::close", "persistent_heap::open"},
      .body =
          [](trial& t) {
            auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
            t.has("heap");
            or_throw(heap.close());
+           (void)or_throw(fmmap::persistent_heap::open(t / "heap"));
          },
      .tolerated = opening_a_heap,
      .errors = {fmmap::errc::in_use}},
     {.name = "a heap that is there",
-     .calls = {"persistent_heap::open", "persistent_heap::construct", "persistent_heap::find_or_construct",
+     .calls = {"persistent_heap::open_or_create", "persistent_heap::construct", "persistent_heap::find_or_construct",
                "persistent_heap::commit", "persistent_heap::stage_commit", "persistent_heap::rollback",
                "persistent_heap::destroy", "persistent_heap::check", "persistent_heap::snapshot"},
      .prepare =
@@ -111,8 +95,21 @@ std::vector<scenario> const scenarios{
          },
      .body =
          [](trial& t) {
-           auto heap = or_throw(fmmap::persistent_heap::open(t / "heap"));
-           change(t, heap);
+           auto heap = or_throw(fmmap::persistent_heap::open_or_create(t / "heap"));
+           as_result([&] {
+             auto* const all = or_throw(heap.find_or_construct<numbers>("numbers"));
+             or_throw(heap.construct<int>("two", 2));
+             or_throw(heap.destroy<int>("two"));
+             all->assign(2000, 5);
+             or_throw(heap.commit(fmmap::commit_durability::process));
+             all->back() = 6;
+             auto job = or_throw(heap.stage_commit());
+             or_throw(job.run());
+             all->clear();
+             or_throw(heap.rollback());
+             t.expect(all->size() == 2000 && all->back() == 6, "it does not return to what was committed");
+           });
+           t.expect(or_throw(heap.check()).problems.empty(), "it is not sound");
            or_throw(heap.snapshot(t / "copy"));
            t.has("copy");
          },
