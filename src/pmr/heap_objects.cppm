@@ -50,8 +50,8 @@ public:
   // Bytes of the node of such an object.
   [[nodiscard]] static auto node_bytes(std::string_view name, object_type const& type) noexcept -> std::size_t;
 
-  // Adds an object, its node to be at `node`.
-  void add(std::uint64_t node, std::string_view name, object_type const& type, std::uint64_t object);
+  // Adds an object, its node to be there.
+  void add(std::uint64_t at, std::string_view name, object_type const& type, std::uint64_t object);
 
   // Takes one out again, and returns where its node was and how long.
   struct freed {

@@ -23,6 +23,7 @@ import :address_map;
 import :heap_format;
 import :heap_state;
 import :heap_store;
+import :state;
 
 // Finds what is to be committed and points to memory that ends with the process: containers that allocate elsewhere, pointers
 // to what is on a stack, functions, tables of virtual functions.
@@ -31,8 +32,11 @@ namespace fmmap {
 
 namespace {
 
-// Larger ones are address space that somebody holds, such as the shadow memory of sanitizers, which numbers of programs hit.
+// Larger ones are address space that somebody holds, and numbers of programs hit it.
 constexpr std::uintptr_t largest_range = std::uintptr_t{1} << 38;
+
+// Below, sanitizers have their shadow memory, and programs nothing.
+constexpr std::uintptr_t shadow_end = 0x2000'0000'0000;
 
 struct escape {
   std::uint64_t offset; // in the content
@@ -48,8 +52,9 @@ auto heap_state::check_pointers(staged_commit const& one) const -> result<void> 
     return std::unexpected(map.error());
   }
   auto const own = reinterpret_cast<std::uintptr_t>(memory_.overlay());
+  auto const lowest = has_shadow_memory() ? shadow_end : 0;
   auto const target_of = [&](std::uintptr_t value) -> address_range const* {
-    if (value - own < memory_.length()) {
+    if (value - own < memory_.length() || value < lowest) {
       return nullptr;
     }
     auto const* const found = map->find(value, value + 1);

@@ -515,6 +515,9 @@ auto heap_state::unname_object(std::string_view name, object_type const& type) -
     return found;
   }
   std::scoped_lock const lock{objects_mutex_};
+  if (objects_.find(name) == nullptr) { // another thread was quicker
+    return fail(errc::not_found, named("find", name));
+  }
   auto const freed = objects_.remove(name);
   allocator_->deallocate(freed.node, freed.length, alignof(heap_format::object_node));
   return found;
@@ -560,7 +563,8 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
   if (auto sound = check_usable("commit", true); !sound) {
     return std::unexpected(std::move(sound).error());
   }
-  std::scoped_lock const quiet{gate_, updating_};
+  std::scoped_lock const gate{gate_}; // first: who comes now waits
+  std::scoped_lock const quiet{updating_};
   if (!detector_->is_incremental()) { // what is in place need not be committed once more
     if (auto done = store_->apply(); !done) {
       return std::unexpected(std::move(done).error());
@@ -705,7 +709,8 @@ auto heap_state::rollback() -> result<void> {
   if (auto sound = check_usable("roll back", true); !sound) {
     return sound;
   }
-  std::scoped_lock const quiet{gate_, updating_};
+  std::scoped_lock const gate{gate_}; // first: who comes now waits
+  std::scoped_lock const quiet{updating_};
   if (store_->has_staged()) {
     return fail(errc::in_use, "roll back", "a staged commit has neither run nor been dropped");
   }

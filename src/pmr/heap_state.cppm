@@ -123,7 +123,7 @@ private:
   void add_books(staged_commit& one, bool all);
   void add_record(staged_commit& one, std::size_t chunk, heap_format::chunk_record const& record);
   // The pages of the content that may differ from the last staged commit.
-  [[nodiscard]] auto collect_changed(bool all) -> result<std::vector<dirty::page_range>>;
+  [[nodiscard]] auto collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>>;
   void add_content(staged_commit& one, std::span<dirty::page_range const> changed);
   // Adds those of these lines of a page that differ from the last staged commit; returns whether there were any.
   auto add_changes(staged_commit& one, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
