@@ -321,7 +321,8 @@ public:
 
   [[nodiscard]] auto stats() const -> heap_stats;
 
-  /// Looks whether the books of the heap and the table of its objects are sound. What the objects hold is not looked at.
+  /// Looks whether the table of objects is sound and what it names is allocated, and counts what is. The books are looked at
+  /// when the heap is opened; what the objects hold is not looked at.
   [[nodiscard]] auto check() const -> result<check_report>;
 
   /// Makes a heap in a new file that holds what the last commit has left. Opened, it lies at the same addresses as this one: not

@@ -6,6 +6,7 @@ module;
 #include <cstdint>
 #include <expected>
 #include <system_error>
+#include <utility>
 
 // What an allocator hands out ranges of.
 export module fmmap.alloc:space;
@@ -21,9 +22,11 @@ public:
   auto operator=(space const&) -> space& = delete;
   virtual ~space() = default;
 
-  // Makes the space at least `least` bytes long, better `wanted`, and returns how long it is then. What is new has memory
-  // behind it. One thread at a time.
-  [[nodiscard]] virtual auto grow(std::size_t least, std::size_t wanted) -> result<std::size_t> = 0;
+  // Makes the space `wanted` bytes long, or `least` where there is not as much, and returns which.
+  [[nodiscard]] inline auto grow(std::size_t least, std::size_t wanted) -> result<std::size_t>;
+
+  // Makes the space `size` bytes long. What is new has memory behind it. One thread at a time.
+  [[nodiscard]] virtual auto grow_to(std::size_t size) -> result<void> = 0;
 
   // Puts memory behind what `withdraw` has taken it from.
   [[nodiscard]] virtual auto provide(std::size_t offset, std::size_t length) -> result<void> = 0;
@@ -37,6 +40,17 @@ public:
   return why == errc::reservation_exceeded || why == std::errc::no_space_on_device ||
          why == std::errc::not_enough_memory || why == std::errc::file_too_large ||
          why.code() == std::error_code{EDQUOT, std::system_category()};
+}
+
+auto space::grow(std::size_t least, std::size_t wanted) -> result<std::size_t> {
+  auto grown = grow_to(wanted);
+  if (!grown && least < wanted && is_want_of_space(grown.error())) {
+    grown = grow_to(wanted = least);
+  }
+  if (!grown) {
+    return std::unexpected(std::move(grown).error());
+  }
+  return wanted;
 }
 
 } // namespace fmmap::alloc

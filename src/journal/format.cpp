@@ -4,6 +4,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <random>
 #include <span>
 
 #define XXH_INLINE_ALL
@@ -44,6 +45,11 @@ auto find_sealed(std::span<std::byte const> bytes, std::uint64_t magic, header c
 }
 
 } // namespace
+
+auto random_number() -> std::uint64_t {
+  std::random_device source;
+  return (std::uint64_t{source()} << 32) | source();
+}
 
 auto checksum(std::span<std::byte const> bytes) noexcept -> std::uint64_t {
   return XXH3_64bits(bytes.data(), bytes.size());

@@ -33,7 +33,7 @@ struct header {
   std::uint64_t magic;
   std::uint64_t checksum; // of the slot from here on
   std::uint64_t generation;
-  std::uint64_t salt;       // of the records since
+  std::uint64_t salt;       // of the records since, so that none from another time of the file passes for one
   std::uint64_t sequence;   // of the first of them
   std::uint64_t tail;       // where in the ring that is
   std::uint64_t ring_bytes; // how long the ring is
@@ -88,6 +88,9 @@ inline constexpr std::uint64_t reference_magic = 0x315f'6665'7270'6d66; // "fmpr
 [[nodiscard]] constexpr auto length_of(std::uint64_t lines) noexcept -> std::size_t {
   return static_cast<std::size_t>(std::popcount(lines)) * line_bytes;
 }
+
+// Of the system's, for what may not come twice.
+[[nodiscard]] auto random_number() -> std::uint64_t;
 
 [[nodiscard]] auto checksum(std::span<std::byte const> bytes) noexcept -> std::uint64_t;
 

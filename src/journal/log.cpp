@@ -12,7 +12,6 @@ module;
 #include <iterator>
 #include <mutex>
 #include <optional>
-#include <random>
 #include <ranges>
 #include <span>
 #include <string_view>
@@ -41,12 +40,6 @@ auto page_of(reference const& only) -> std::vector<page> {
 }
 
 auto is_full_disk(int code) noexcept -> bool { return code == ENOSPC || code == EDQUOT || code == EFBIG; }
-
-// So that nothing which lies in the ring from before, or from another time of the file, passes for a record.
-auto new_salt() -> std::uint64_t {
-  std::random_device source;
-  return (std::uint64_t{source()} << 32) | source();
-}
 
 // Calls `visit` with the offset and the length, in bytes of the page, of each run of lines in the mask.
 template <class Visit>
@@ -506,7 +499,7 @@ auto log::write_header() -> result<void> {
   next.about = {.magic = header_magic,
                 .checksum = 0,
                 .generation = slot_.about.generation + 1,
-                .salt = new_salt(),
+                .salt = random_number(),
                 .sequence = sequence_,
                 .tail = head_,
                 .ring_bytes = slot_.about.ring_bytes,

@@ -30,8 +30,6 @@ public:
   // The lowest range that overlaps [begin, end).
   [[nodiscard]] auto find(std::uintptr_t begin, std::uintptr_t end) const noexcept -> address_range const*;
 
-  [[nodiscard]] inline auto ranges() const noexcept -> std::vector<address_range> const& { return ranges_; }
-
 private:
   std::vector<address_range> ranges_; // ascending
 };

@@ -6,7 +6,6 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
-#include <random>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -15,6 +14,7 @@ module;
 module fmmap.pmr;
 
 import fmmap.core;
+import fmmap.journal;
 import fmmap.os;
 import :address_map;
 import :heap_format;
@@ -36,11 +36,6 @@ struct band {
 };
 constexpr band plain{.begin = 0x1800'0000'0000, .end = 0x4ff0'0000'0000};
 constexpr band under_sanitizers{.begin = 0x7a00'0000'0000, .end = 0x7eef'0000'0000};
-
-auto random_number() -> std::uint64_t {
-  std::random_device source;
-  return (std::uint64_t{source()} << 32) | source();
-}
 
 auto refuse(int code, std::uint64_t slot, std::size_t length, std::string_view path) -> std::unexpected<error> {
   if (code != EEXIST) {
@@ -104,7 +99,7 @@ auto heap_memory::take_any(std::uint64_t reserve, std::string_view path) -> resu
   }
   constexpr int attempts = 64;
   for (int attempt = 1;; ++attempt) {
-    auto made = take(where.begin + (random_number() % (places - needed + 1) * huge_page), reserve, path);
+    auto made = take(where.begin + (journal::random_number() % (places - needed + 1) * huge_page), reserve, path);
     if (made || made.error() != errc::address_in_use || attempt == attempts) {
       return made;
     }

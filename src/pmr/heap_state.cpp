@@ -16,8 +16,8 @@ module;
 #include <memory_resource>
 #include <mutex>
 #include <new>
+#include <numeric>
 #include <optional>
-#include <random>
 #include <shared_mutex>
 #include <span>
 #include <string>
@@ -91,14 +91,10 @@ auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
 auto new_header(heap_options const& options, std::uint64_t slot) -> heap_format::heap_header {
   heap_format::heap_header header{.magic = heap_format::magic,
                                   .version = heap_format::version,
-                                  .identity = {},
+                                  .identity = {journal::random_number(), journal::random_number()},
                                   .slot = slot,
                                   .reserve = options.reserve,
                                   .traits = {}};
-  std::random_device source;
-  for (auto& word : header.identity) {
-    word = (std::uint64_t{source()} << 32) | source();
-  }
   std::ranges::transform(heap_format::traits(), header.traits.begin(), &heap_format::trait::value);
   return header;
 }
@@ -430,17 +426,6 @@ auto heap_state::check_usable(std::string_view operation, bool to_write) const -
 
 // --- The space of the allocator ---------------------------------------------------------------------------------------
 
-auto heap_state::grow(std::size_t least, std::size_t wanted) -> result<std::size_t> {
-  auto grown = grow_to(wanted);
-  if (!grown && least < wanted && alloc::is_want_of_space(grown.error())) {
-    grown = grow_to(wanted = least);
-  }
-  if (!grown) {
-    return std::unexpected(std::move(grown).error());
-  }
-  return wanted;
-}
-
 auto heap_state::grow_to(std::size_t size) -> result<void> {
   if (auto done = store_->allocate(memory_.size(), size); !done) {
     return done;
@@ -574,25 +559,25 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
 }
 
 auto heap_state::stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>> {
-  staged_before_ = store_->staged_lines();
+  staging now{.made = std::make_shared<staged_commit>(), .staged_before = store_->staged_lines()};
   auto const all = std::exchange(has_lost_track_, true) || store_->has_lost_track(); // until all is done
   auto const changed = collect_changed(all);
   if (!changed) {
     return std::unexpected(changed.error());
   }
-  auto made = std::make_shared<staged_commit>();
-  made->level = level;
-  made->file_bytes = store_->where().file_bytes(memory_.size());
-  add_books(*made, all);
-  add_content(*made, *changed);
-  auto sound = checks_pointers_ ? check_pointers(*made) : result<void>{};
+  now.made->level = level;
+  now.made->file_bytes = store_->where().file_bytes(memory_.size());
+  add_books(now, all);
+  add_content(now, *changed);
+  auto sound = checks_pointers_ ? check_pointers(*now.made) : result<void>{};
   if (sound) {
-    store_->enqueue(made);
+    store_->enqueue(now.made);
   } else {
-    store_->drop(*made);
+    store_->drop(*now.made);
   }
   has_lost_track_ = false;
-  return sound ? result<std::shared_ptr<staged_commit>>{std::move(made)} : std::unexpected(std::move(sound).error());
+  return sound ? result<std::shared_ptr<staged_commit>>{std::move(now.made)}
+               : std::unexpected(std::move(sound).error());
 }
 
 auto heap_state::file_page_of(std::byte const* content) const noexcept -> std::uint64_t {
@@ -600,40 +585,38 @@ auto heap_state::file_page_of(std::byte const* content) const noexcept -> std::u
 }
 
 auto heap_state::collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>> {
-  std::vector<dirty::page_range> found;
-  if (auto done = detector_->collect(found); !done) {
+  std::vector<dirty::page_range> changed;
+  dirty::run_list runs{changed};
+  if (auto done = detector_->collect(changed); !done) {
     return std::unexpected(std::move(done).error());
   }
-  std::vector<dirty::page_range> all;
-  dirty::run_list runs{all};
   if (all_of_it) {
     runs.append({.begin = memory_.content(), .length = memory_.size()});
   }
-  std::ranges::for_each(found, [&](dirty::page_range const& run) { runs.append(run); });
   for (auto const page : store_->take_returned_pages()) {
     if (auto const content = store_->where().content_at(page * page_bytes); content) {
       runs.append({.begin = memory_.content() + *content, .length = page_bytes});
     }
   }
   runs.merge();
-  return all;
+  return changed;
 }
 
-auto heap_state::add_changes(staged_commit& one, std::uint64_t page,
-                             std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) -> bool {
+auto heap_state::add_changes(staging& to, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
+                             std::uint64_t lines) -> bool {
   // Asked before the file is looked at: what leaves the journal meanwhile is in the file then.
-  auto const staged = staged_before_.find(page);
-  auto const unapplied = (staged == staged_before_.end() ? 0 : staged->second) | store_->unapplied_lines(page);
+  auto const staged = to.staged_before.find(page);
+  auto const unapplied = (staged == to.staged_before.end() ? 0 : staged->second) | store_->unapplied_lines(page);
   auto const changed = changed_lines(now.data(), view_.bytes().data() + (page * page_bytes));
   auto const differing = (unapplied | changed) & lines;
   if (differing != 0) {
-    one.changes.change(page, differing, now);
+    to.made->changes.change(page, differing, now);
   }
   return differing != 0;
 }
 
 // The books of an allocator are not in the content, but beside it.
-void heap_state::add_books(staged_commit& one, bool all) {
+void heap_state::add_books(staging& to, bool all) {
   for (std::size_t chunk = 0; all && chunk * alloc::chunk_bytes < memory_.size(); ++chunk) {
     exported_.erase(chunk);
     allocator_->export_again(chunk);
@@ -649,13 +632,13 @@ void heap_state::add_books(staged_commit& one, bool all) {
     if (auto const latest = exported_.find(chunk); latest != exported_.end() && latest->second == record) {
       return; // as with blocks that a thread keeps to itself
     }
-    one.chunks.push_back(chunk);
-    add_record(one, chunk, record);
+    to.made->chunks.push_back(chunk);
+    add_record(to, chunk, record);
   });
   exported_ = std::move(exported);
 }
 
-void heap_state::add_record(staged_commit& one, std::size_t chunk, heap_format::chunk_record const& record) {
+void heap_state::add_record(staging& to, std::size_t chunk, heap_format::chunk_record const& record) {
   auto const* from = reinterpret_cast<std::byte const*>(&record);
   constexpr auto in_page = page_bytes / line_bytes;
   auto const first = store_->where().record_of(chunk) / line_bytes;
@@ -664,20 +647,20 @@ void heap_state::add_record(staged_commit& one, std::size_t chunk, heap_format::
     auto const count = std::min<std::size_t>(heap_format::lines_per_record - i, in_page - line);
     std::array<std::byte, page_bytes> now{};
     std::memcpy(now.data() + (line * line_bytes), from, count * line_bytes);
-    add_changes(one, (first + i) / in_page, now, (all_lines >> (in_page - count)) << line);
+    add_changes(to, (first + i) / in_page, now, (all_lines >> (in_page - count)) << line);
     from += count * line_bytes;
     i += count;
   }
 }
 
-void heap_state::add_content(staged_commit& one, std::span<dirty::page_range const> changed) {
+void heap_state::add_content(staging& to, std::span<dirty::page_range const> changed) {
   std::vector<dirty::page_range> same;
   dirty::run_list runs{same};
   for (auto const& run : changed) {
     for (auto* at = run.begin; at != run.end(); at += page_bytes) {
       auto const page = file_page_of(at);
-      if (add_changes(one, page, std::span<std::byte const, page_bytes>{at, page_bytes}, all_lines)) {
-        one.pages.push_back(page);
+      if (add_changes(to, page, std::span<std::byte const, page_bytes>{at, page_bytes}, all_lines)) {
+        to.made->pages.push_back(page);
       } else {
         runs.append({.begin = at, .length = page_bytes});
       }
@@ -773,6 +756,18 @@ auto heap_state::check() const -> result<check_report> {
   return report;
 }
 
+// What the system has given this process instead of the file's pages; 0 where it does not tell.
+auto heap_state::private_bytes() const -> std::uint64_t {
+  auto const census = dirty::detector::make(dirty::method::pagemap_scan);
+  std::vector<dirty::page_range> own;
+  if (census->kind() == dirty::method::compare || memory_.size() == 0 ||
+      !census->watch({.begin = memory_.content(), .length = memory_.size()}) || !census->collect(own)) {
+    return 0;
+  }
+  return std::transform_reduce(own.begin(), own.end(), std::uint64_t{0}, std::plus{},
+                               [](dirty::page_range const& run) { return run.length; });
+}
+
 auto heap_state::stats() const -> heap_stats {
   auto const journal = store_->stats();
   auto const now = allocator_->in_use();
@@ -780,7 +775,7 @@ auto heap_state::stats() const -> heap_stats {
   return {.commits = journal.commits,
           .journal_bytes = journal.journal_bytes,
           .checkpoints = journal.checkpoints,
-          .private_bytes = 0,
+          .private_bytes = private_bytes(),
           .dirty_detector = detector_ ? dirty::to_string(detector_->kind()) : std::string_view{},
           .objects = objects_.entries().size(),
           .used_bytes = now.used,

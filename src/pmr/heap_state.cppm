@@ -97,10 +97,16 @@ public:
 private:
   [[nodiscard]] static auto create_in(file backing, heap_memory memory, heap_options const& options) -> result<owned>;
 
+  // A commit while it is staged.
+  struct staging {
+    std::shared_ptr<staged_commit> made;
+    line_masks staged_before; // that those before it have not brought to the journal
+  };
+
   // Lines of the file that are not in place yet.
   using line_map = std::unordered_map<std::uint64_t, std::array<std::byte, journal::line_bytes>>;
 
-  [[nodiscard]] auto grow(std::size_t least, std::size_t wanted) -> result<std::size_t> override;
+  [[nodiscard]] auto grow_to(std::size_t size) -> result<void> override;
   [[nodiscard]] auto provide(std::size_t offset, std::size_t length) -> result<void> override;
   [[nodiscard]] auto withdraw(std::size_t offset, std::size_t length) -> result<void> override;
 
@@ -112,7 +118,8 @@ private:
   [[nodiscard]] auto replay(std::span<dirty::page_range const> where) -> line_map;
   [[nodiscard]] auto make_allocator(std::size_t size) -> result<std::unique_ptr<alloc::allocator>>;
   [[nodiscard]] auto read_record(std::size_t chunk, line_map const& unapplied) const -> alloc::chunk_state;
-  [[nodiscard]] auto grow_to(std::size_t size) -> result<void>;
+
+  [[nodiscard]] auto private_bytes() const -> std::uint64_t;
 
   [[nodiscard]] auto check_usable(std::string_view operation, bool to_write) const -> result<void>;
   [[nodiscard]] auto stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
@@ -120,13 +127,13 @@ private:
   [[nodiscard]] auto check_pointers(staged_commit const& one) const -> result<void>;
   [[nodiscard]] auto describe_escape(std::uint64_t offset, std::uintptr_t value, std::string_view target) const
       -> error;
-  void add_books(staged_commit& one, bool all);
-  void add_record(staged_commit& one, std::size_t chunk, heap_format::chunk_record const& record);
+  void add_books(staging& to, bool all);
+  void add_record(staging& to, std::size_t chunk, heap_format::chunk_record const& record);
   // The pages of the content that may differ from the last staged commit.
   [[nodiscard]] auto collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>>;
-  void add_content(staged_commit& one, std::span<dirty::page_range const> changed);
+  void add_content(staging& to, std::span<dirty::page_range const> changed);
   // Adds those of these lines of a page that differ from the last staged commit; returns whether there were any.
-  auto add_changes(staged_commit& one, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
+  auto add_changes(staging& to, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
                    std::uint64_t lines) -> bool;
   [[nodiscard]] auto file_page_of(std::byte const* content) const noexcept -> std::uint64_t;
   [[nodiscard]] auto fail(errc code, std::string_view operation, std::string_view hint = {}) const

@@ -160,7 +160,7 @@ auto heap_store::allocate(std::uint64_t from, std::uint64_t to) -> result<void> 
   std::scoped_lock const lock{size_};
   constexpr auto segment = heap_format::layout::segment_content;
   auto const put_blocks = [&](std::uint64_t begin, std::uint64_t end) {
-    auto const aligned = begin / alloc::page_bytes * alloc::page_bytes;
+    auto const aligned = os::round_down(begin, alloc::page_bytes);
     return file_.allocate({.offset = aligned, .length = static_cast<std::size_t>(end - aligned)});
   };
   for (auto at = from; at < to;) { // the books first: the content makes the file longer
@@ -210,11 +210,15 @@ auto heap_store::run(staged_commit& one) -> result<void> {
     return std::unexpected(error::make(errc::forked, "commit", path()));
   }
   std::scoped_lock const lock{io_};
-  while (!one.outcome) {
+  while (true) {
     std::shared_ptr<staged_commit> first;
     {
       std::scoped_lock const queue{queue_};
+      if (one.outcome) {
+        return *one.outcome;
+      }
       first = staged_.front();
+      first->is_running = true;
     }
     auto done = complete(*first);
     std::scoped_lock const queue{queue_};
@@ -224,7 +228,6 @@ auto heap_store::run(staged_commit& one) -> result<void> {
     }
     first->outcome = std::move(done);
   }
-  return *one.outcome;
 }
 
 auto heap_store::complete(staged_commit& one) -> result<void> {
@@ -232,12 +235,13 @@ auto heap_store::complete(staged_commit& one) -> result<void> {
   if (one.changes.size_in_ring() > log_->ring_bytes()) { // it goes behind the end of the file for a while
     size.lock();
   }
+  // A copy: who stages meanwhile looks at it.
   return log_->commit(one.changes, journal_level(one.level), one.file_bytes);
 }
 
 void heap_store::drop(staged_commit& one) noexcept {
   std::scoped_lock const queue{queue_};
-  if (one.outcome) {
+  if (one.outcome || one.is_running) {
     return;
   }
   auto const place = std::ranges::find(staged_, &one, &std::shared_ptr<staged_commit>::get);

@@ -39,6 +39,7 @@ struct staged_commit {
   // What it takes from the next commit's work, and gives back when it comes to nothing.
   std::vector<std::size_t> pages;  // of the file
   std::vector<std::size_t> chunks; // of the content
+  bool is_running = false;         // then whoever drops it has nothing to give back
   std::optional<result<void>> outcome;
 };
 

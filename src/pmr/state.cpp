@@ -70,17 +70,6 @@ resource_state::~resource_state() { unpoison(storage()); }
 
 // --- The space --------------------------------------------------------------------------------------------------------
 
-auto resource_state::grow(std::size_t least, std::size_t wanted) -> result<std::size_t> {
-  auto grown = grow_to(wanted);
-  if (!grown && least < wanted && alloc::is_want_of_space(grown.error())) {
-    grown = grow_to(wanted = least);
-  }
-  if (!grown) {
-    return std::unexpected(std::move(grown).error());
-  }
-  return wanted;
-}
-
 auto resource_state::grow_to(std::size_t size) -> result<void> {
   std::scoped_lock const lock{mutex_};
   auto const before = size_.load(std::memory_order_relaxed);

@@ -71,11 +71,10 @@ public:
   [[nodiscard]] inline auto path() const noexcept -> std::string_view { return file_.path(); }
 
 private:
-  [[nodiscard]] auto grow(std::size_t least, std::size_t wanted) -> result<std::size_t> override;
+  [[nodiscard]] auto grow_to(std::size_t size) -> result<void> override;
   [[nodiscard]] auto provide(std::size_t offset, std::size_t length) -> result<void> override;
   [[nodiscard]] auto withdraw(std::size_t offset, std::size_t length) -> result<void> override;
 
-  [[nodiscard]] auto grow_to(std::size_t size) -> result<void>;
   [[nodiscard]] auto finish_allocation(result<std::size_t> const& offset, std::size_t size, std::size_t alignment)
       -> void*;
   void watch_deallocation(std::size_t offset, std::size_t size, std::size_t alignment) noexcept;

@@ -45,13 +45,12 @@ constexpr std::size_t mib = std::size_t{1} << 20;
 // A space without memory: what an allocator is given to hand out, and what it says of it. An address in it is never used.
 class imaginary_space final : public fmmap::alloc::space {
 public:
-  auto grow(std::size_t least, std::size_t wanted) -> fmmap::result<std::size_t> override {
-    auto const reached = wanted <= available ? wanted : least;
-    if (reached > available) {
+  auto grow_to(std::size_t size) -> fmmap::result<void> override {
+    if (size > available) {
       return std::unexpected(fmmap::error::make(std::make_error_code(std::errc::no_space_on_device), "grow"));
     }
     ++growths;
-    return reached;
+    return {};
   }
   auto provide(std::size_t offset, std::size_t length) -> fmmap::result<void> override {
     if (refuses) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
+#include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
@@ -30,7 +31,11 @@
 #include "support/seed.hpp"
 
 import fmmap.core;
+import fmmap.os;
 import fmmap.pmr;
+
+namespace os = fmmap::os;
+namespace seam = fmmap::os::seam;
 
 using fmmap::commit_durability;
 using fmmap::errc;
@@ -171,6 +176,27 @@ BOOST_AUTO_TEST_CASE(
     }
   });
   BOOST_TEST(*or_throw(open(path).find<std::uint64_t>("one")) == 1U);
+}
+
+BOOST_AUTO_TEST_CASE(tells_how_much_memory_is_its_own) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  constexpr std::size_t count = 100'000;
+  made(path, [](persistent_heap& heap) {
+    or_throw(heap.construct<numbers>("numbers"))->assign(count, 1);
+    or_throw(heap.commit());
+  });
+  auto heap = open(path);
+  if (heap.stats().dirty_detector == "compare") {
+    return; // the system does not tell
+  }
+  auto* const some = or_throw(heap.find<numbers>("numbers"));
+  auto const before = heap.stats().private_bytes;
+  BOOST_TEST(before < 100'000U); // what opening touches
+  some->assign(count, 2);
+  auto const after = heap.stats().private_bytes;
+  BOOST_TEST(after >= before + (count * sizeof(std::uint64_t)) - 8192);
+  BOOST_TEST(after <= before + (count * sizeof(std::uint64_t)) + 8192);
 }
 
 BOOST_AUTO_TEST_CASE(writes_nothing_when_nothing_has_changed) {
@@ -348,6 +374,31 @@ BOOST_AUTO_TEST_CASE(that_is_dropped_is_in_those_staged_after_it) { // A changed
   BOOST_TEST(or_throw(heap.find<words>("words"))->size() == 1U);
   BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->size() == 1001U);
   BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->back() == 2U);
+}
+
+BOOST_AUTO_TEST_CASE(may_be_dropped_while_another_thread_runs_it_with_those_after_it) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) {
+    auto* const a = or_throw(heap.construct<numbers>("numbers"));
+    auto* const b = or_throw(heap.construct<numbers>("others"));
+    seam::armed const table;
+    seam::delay(os::call::pwrite, std::chrono::milliseconds{20}); // the first is under way when it is dropped
+    for (std::uint64_t round = 0; round < 5; ++round) {
+      a->push_back(round);
+      std::optional<fmmap::flush_job> first{or_throw(heap.stage_commit(commit_durability::process))};
+      b->push_back(round);
+      auto second = or_throw(heap.stage_commit(commit_durability::process));
+      std::thread running{[&] { or_throw(second.run()); }};
+      std::this_thread::sleep_for(std::chrono::milliseconds{5});
+      first.reset();
+      running.join();
+    }
+  });
+  auto heap = open(path);
+  BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->size() == 5U);
+  BOOST_TEST(*or_throw(heap.find<numbers>("numbers")) == *or_throw(heap.find<numbers>("others")),
+             boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(outlives_its_heap) {
