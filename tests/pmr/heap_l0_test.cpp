@@ -11,6 +11,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "pmr/allocating.hpp"
 #include "support/process.hpp"
 
 import fmmap.core;
@@ -26,31 +27,6 @@ using l0::trial;
 namespace {
 
 constexpr std::size_t mib = std::size_t{1} << 20;
-
-// What an allocation throws becomes what a function of fmmap returns, for the sweep to look at.
-template <class Do>
-void as_result(Do allocate) {
-  try {
-    allocate();
-  } catch (fmmap::allocation_error const& refused) {
-    fmmap::throw_error(refused.why());
-  }
-}
-
-// Blocks are then allocated by writing zeros, of the last page only where it cannot be read, and holes and extents are not
-// asked for.
-std::vector<l0::tolerance> const growing = [] {
-  std::vector<l0::tolerance> all{{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::pread},
-                                 {call::lseek, EINVAL},     {call::lseek, EOPNOTSUPP},     {call::ioctl, ENOSYS},
-                                 {call::ioctl, EOPNOTSUPP}};
-  // Less may be had where as much as would be good is not there.
-  for (auto const each : {call::fallocate, call::fstat, call::mprotect, call::madvise, call::pwrite, call::ftruncate}) {
-    for (auto const error : {ENOSPC, ENOMEM, EFBIG, EDQUOT}) {
-      all.push_back({each, error});
-    }
-  }
-  return all;
-}();
 
 // A heap falls back: from direct I/O, from what finds its changes.
 std::vector<l0::tolerance> const opening_a_heap = [] {
@@ -72,6 +48,13 @@ constexpr fmmap::heap_options small_heap{.reserve = 64 * mib, .journal_size = 64
 
 using numbers = std::pmr::vector<int>;
 
+void with_a_heap(trial& t) {
+  t.has("heap");
+  auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
+  or_throw(heap.construct<int>("one", 1));
+  or_throw(heap.commit());
+}
+
 std::vector<scenario> const scenarios{
     {.name = "a heap in a new file",
      .calls = {"persistent_heap::create", "persistent_heap::close", "persistent_heap::open"},
@@ -88,13 +71,7 @@ std::vector<scenario> const scenarios{
      .calls = {"persistent_heap::open_or_create", "persistent_heap::construct", "persistent_heap::find_or_construct",
                "persistent_heap::commit", "persistent_heap::stage_commit", "persistent_heap::rollback",
                "persistent_heap::destroy", "persistent_heap::check", "persistent_heap::snapshot"},
-     .prepare =
-         [](trial& t) {
-           t.has("heap");
-           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
-           or_throw(heap.construct<int>("one", 1));
-           or_throw(heap.commit());
-         },
+     .prepare = with_a_heap,
      .body =
          [](trial& t) {
            auto heap = or_throw(fmmap::persistent_heap::open_or_create(t / "heap"));
@@ -119,13 +96,7 @@ std::vector<scenario> const scenarios{
      .errors = {fmmap::errc::in_use}},
     {.name = "a heap for reading",
      .calls = {"persistent_heap::open_read_only", "persistent_heap::find"},
-     .prepare =
-         [](trial& t) {
-           t.has("heap");
-           auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
-           or_throw(heap.construct<int>("one", 1));
-           or_throw(heap.commit());
-         },
+     .prepare = with_a_heap,
      .body =
          [](trial& t) {
            auto heap = or_throw(fmmap::persistent_heap::open_read_only(t / "heap"));

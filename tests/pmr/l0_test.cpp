@@ -15,6 +15,8 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "pmr/allocating.hpp"
+
 import fmmap.core;
 import fmmap.os;
 import fmmap.pmr;
@@ -35,16 +37,6 @@ namespace {
 constexpr std::size_t mib = std::size_t{1} << 20;
 constexpr std::size_t large_size = 100'000;
 
-// What an allocation throws becomes what a function of fmmap returns, for the sweep to look at.
-template <class Do>
-void as_result(Do allocate) {
-  try {
-    allocate();
-  } catch (fmmap::allocation_error const& refused) {
-    fmmap::throw_error(refused.why());
-  }
-}
-
 // Grows once, in small blocks and in a large one, and holds what is written.
 void use(trial& t, mapped_resource& in) {
   as_result([&] {
@@ -58,21 +50,6 @@ void use(trial& t, mapped_resource& in) {
   });
   t.expect(in.stats().used_bytes <= in.storage().size(), "it counts more than there is");
 }
-
-// Blocks are then allocated by writing zeros, of the last page only where it cannot be read, and holes and extents are not
-// asked for.
-std::vector<l0::tolerance> const growing = [] {
-  std::vector<l0::tolerance> all{{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::pread},
-                                 {call::lseek, EINVAL},     {call::lseek, EOPNOTSUPP},     {call::ioctl, ENOSYS},
-                                 {call::ioctl, EOPNOTSUPP}};
-  // Less may be had where as much as would be good is not there.
-  for (auto const each : {call::fallocate, call::fstat, call::mprotect, call::madvise, call::pwrite, call::ftruncate}) {
-    for (auto const error : {ENOSPC, ENOMEM, EFBIG, EDQUOT}) {
-      all.push_back({each, error});
-    }
-  }
-  return all;
-}();
 
 // Before Linux 5.14 nobody can be asked whether there is space behind the pages of a mapping.
 std::vector<l0::tolerance> const over_a_mapping = [] {

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iostream>
@@ -81,6 +82,15 @@ inline auto start_child(std::function<int()> const& body) -> pid_t {
     throw std::runtime_error(std::string{"fork: "} + std::strerror(errno));
   }
   return child;
+}
+
+// Runs a program without arguments in a folder, and says how it ended.
+inline auto end_of_program(char const* program, std::filesystem::path const& folder) -> int {
+  return end_of(start_child([&] {
+    std::filesystem::current_path(folder);
+    ::execl(program, program, nullptr);
+    return 127;
+  }));
 }
 
 // Runs `body` in a forked child and returns what it found wrong, how it was killed included; nothing when all holds. What

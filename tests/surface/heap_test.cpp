@@ -7,8 +7,6 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include <unistd.h>
-
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -17,12 +15,7 @@ BOOST_AUTO_TEST_SUITE(the_contract_of_the_heap)
 // The contract in use, heap.cpp as it stands, is a program of its own. What its lines do is in pmr.heap.
 BOOST_AUTO_TEST_CASE(runs_and_leaves_a_heap_and_a_snapshot) {
   scratch const folder;
-  auto const program = start_child([&] {
-    std::filesystem::current_path(folder.folder());
-    ::execl(FMMAP_SURFACE_PROGRAM, FMMAP_SURFACE_PROGRAM, nullptr);
-    return 127;
-  });
-  BOOST_TEST(end_of(program) == 0);
+  BOOST_TEST(end_of_program(FMMAP_SURFACE_PROGRAM, folder.folder()) == 0);
   std::set<std::string> names;
   for (auto const& entry : std::filesystem::directory_iterator{folder.folder()}) {
     names.insert(entry.path().filename().string());

@@ -9,8 +9,6 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include <unistd.h>
-
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
@@ -22,12 +20,7 @@ BOOST_AUTO_TEST_SUITE(the_contract_of_pmr)
 // The contract in use, pmr.cpp as it stands, is a program of its own.
 BOOST_AUTO_TEST_CASE(runs_and_leaves_no_file) {
   scratch const folder;
-  auto const program = start_child([&] {
-    std::filesystem::current_path(folder.folder());
-    ::execl(FMMAP_SURFACE_PROGRAM, FMMAP_SURFACE_PROGRAM, nullptr);
-    return 127;
-  });
-  BOOST_TEST(end_of(program) == 0);
+  BOOST_TEST(end_of_program(FMMAP_SURFACE_PROGRAM, folder.folder()) == 0);
   BOOST_TEST(std::filesystem::is_empty(folder.folder()));
 }
 
