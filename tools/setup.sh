@@ -71,7 +71,7 @@ wanted() {
   echo "clang-$llvm clang-tools-$llvm g++ cmake ninja-build libboost-test$boost-dev libmimalloc-dev libxxhash-dev"
   $all || return 0
   echo "clang-format-$llvm clang-tidy-$llvm llvm-$llvm libclang-rt-$llvm-dev"
-  echo "libbenchmark-dev libboost$boost-dev libboost-iostreams$boost-dev nlohmann-json3-dev"
+  echo "libbenchmark-dev libboost$boost-dev libboost-iostreams$boost-dev nlohmann-json3-dev libsqlite3-dev liblmdb-dev"
   echo "debootstrap git jq python3 strace util-linux"
 }
 

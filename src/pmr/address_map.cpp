@@ -58,6 +58,12 @@ auto take_field(std::string_view& rest) -> std::string_view {
   return field;
 }
 
+auto parse_address(std::string_view digits) noexcept -> std::uint64_t {
+  std::uint64_t value = 0;
+  std::from_chars(digits.data(), digits.data() + digits.size(), value, 16);
+  return value;
+}
+
 // begin-end rwxp offset device inode name
 auto parse(std::string_view line) -> address_range {
   auto const addresses = take_field(line);
@@ -65,12 +71,11 @@ auto parse(std::string_view line) -> address_range {
   for (int ignored = 0; ignored < 3; ++ignored) {
     (void)take_field(line);
   }
-  address_range range{.begin = 0, .end = 0, .accessible = !permissions.starts_with("---"), .name = {}};
-  auto const* const end = addresses.data() + addresses.size();
-  auto const first = std::from_chars(addresses.data(), end, range.begin, 16);
-  std::from_chars(std::min(first.ptr + 1, end), end, range.end, 16);
-  range.name = line.substr(std::min(line.find_first_not_of(' '), line.size()));
-  return range;
+  auto const dash = std::min(addresses.find('-'), addresses.size() - 1);
+  return {.begin = parse_address(addresses.substr(0, dash)),
+          .end = parse_address(addresses.substr(dash + 1)),
+          .accessible = !permissions.starts_with("---"),
+          .name = std::string{line.substr(std::min(line.find_first_not_of(' '), line.size()))}};
 }
 
 } // namespace

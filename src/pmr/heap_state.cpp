@@ -88,6 +88,91 @@ auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
   return lock;
 }
 
+// The file of a heap while it is made. Where the file system knows files without a name it gets its own last, so that nothing
+// that happens meanwhile leaves half a heap behind.
+class new_file {
+public:
+  [[nodiscard]] static auto create(std::filesystem::path const& path, unsigned permissions) -> result<new_file> {
+    auto const parent = path.has_parent_path() ? path.parent_path() : std::filesystem::path{"."};
+    auto const is_taken = os::status_at(os::working_directory, path.c_str(), false).has_value();
+    if (!is_taken && !path.native().contains('\0')) {
+      auto const unnamed = os::retry([&] {
+        return os::open(os::working_directory, parent.c_str(), {.write = true, .unnamed = true}, permissions);
+      });
+      if (unnamed) {
+        return adopt(*unnamed, path);
+      }
+      if (unnamed.error() != EOPNOTSUPP && unnamed.error() != EISDIR && unnamed.error() != EINVAL) {
+        return fail(unnamed.error(), "create", path);
+      }
+    }
+    auto named = file::create_new(path, {.permissions = permissions, .sync_directory = true});
+    return named ? result<new_file>{new_file{std::move(*named), path, true}}
+                 : std::unexpected(std::move(named).error());
+  }
+
+  // Its file, for whoever fills it.
+  [[nodiscard]] auto take() noexcept -> file&& { return std::move(made_); }
+
+  // When it is complete.
+  [[nodiscard]] auto give_name(os::descriptor complete) -> result<void> {
+    if (is_named_) {
+      return {};
+    }
+    if (auto const linked = os::link_descriptor(complete, os::working_directory, path_.c_str()); !linked) {
+      return fail(linked.error(), "give a name to", path_);
+    }
+    is_named_ = true;
+    auto const parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path{"."};
+    auto const directory =
+        os::retry([&] { return os::open(os::working_directory, parent.c_str(), {.directory = true}, 0); });
+    auto const synced = os::retry([&] { return directory ? os::sync(*directory) : os::sync_file_system(complete); });
+    if (directory) {
+      drop_failure(os::close(*directory), "close the directory of");
+    }
+    return synced ? result<void>{} : fail(synced.error(), "make durable the name of", path_);
+  }
+
+  // When it is not to be.
+  void remove() {
+    if (is_named_) {
+      drop_failure(os::unlink(os::working_directory, path_.c_str()), "remove the new");
+    }
+  }
+
+private:
+  new_file(file made, std::filesystem::path path, bool is_named)
+      : made_{std::move(made)}, path_{std::move(path)}, is_named_{is_named} {}
+
+  static auto adopt(os::descriptor unnamed, std::filesystem::path const& path) -> result<new_file> {
+    auto made = file::adopt(unnamed, path.native());
+    if (made) {
+      return new_file{std::move(*made), path, false};
+    }
+    drop_failure(os::close(unnamed), "close the new", path);
+    return std::unexpected(std::move(made).error());
+  }
+
+  static auto fail(int code, std::string_view operation, std::filesystem::path const& path) -> std::unexpected<error> {
+    return std::unexpected(error::make({code, std::system_category()}, operation, path.native()));
+  }
+
+  static void drop_failure(os::outcome<void> const& done, std::string_view operation,
+                           std::filesystem::path const& path) {
+    if (!done) {
+      report_dropped_error(fail(done.error(), operation, path).error());
+    }
+  }
+
+  void drop_failure(os::outcome<void> const& done, std::string_view operation) const {
+    drop_failure(done, operation, path_);
+  }
+
+  file made_;
+  std::filesystem::path path_;
+  bool is_named_;
+};
+
 auto new_header(heap_options const& options, std::uint64_t slot) -> heap_format::heap_header {
   heap_format::heap_header header{.magic = heap_format::magic,
                                   .version = heap_format::version,
@@ -210,15 +295,18 @@ auto heap_state::create(std::filesystem::path const& path, heap_options const& o
   if (!memory) {
     return std::unexpected(std::move(memory).error());
   }
-  auto backing = file::create_new(path, {.permissions = options.permissions, .sync_directory = true});
-  if (!backing) {
-    return std::unexpected(std::move(backing).error());
+  auto fresh = new_file::create(path, options.permissions);
+  if (!fresh) {
+    return std::unexpected(std::move(fresh).error());
   }
-  auto made = create_in(std::move(*backing), std::move(*memory), options);
-  if (!made) {
-    if (auto const removed = os::unlink(os::working_directory, path.c_str()); !removed) {
-      report_dropped_error(error::make({removed.error(), std::system_category()}, "remove the new", path.native()));
+  auto made = create_in(fresh->take(), std::move(*memory), options);
+  if (made) {
+    if (auto done = fresh->give_name((*made)->store_->descriptor()); !done) {
+      made = std::unexpected(std::move(done).error());
     }
+  }
+  if (!made) {
+    fresh->remove();
   }
   return made;
 }

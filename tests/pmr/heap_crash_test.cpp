@@ -38,6 +38,7 @@ import fmmap.core;
 import fmmap.os;
 import fmmap.pmr;
 import fmmap.test.crash;
+import fmmap.test.l1;
 import fmmap.test.l2;
 
 using fmmap::commit_durability;
@@ -52,7 +53,7 @@ namespace {
 // Whether to take the time for everything, minutes instead of seconds: FMMAP_THOROUGH is set.
 auto is_thorough() -> bool { return std::getenv("FMMAP_THOROUGH") != nullptr; }
 
-constexpr fmmap::heap_options small{.journal_size = 64 << 10};
+constexpr fmmap::heap_options small{.reserve = 4 << 20, .journal_size = 64 << 10};
 
 // One container of each kind, all of which are changed together.
 struct containers {
@@ -242,8 +243,6 @@ BOOST_AUTO_TEST_CASE(has_the_last_commit_or_the_one_under_way, *boost::unit_test
 
 BOOST_AUTO_TEST_SUITE_END()
 
-BOOST_AUTO_TEST_SUITE(a_heap_whose_program_is_killed_at_every_system_call)
-
 namespace {
 
 struct heap_history {
@@ -286,42 +285,97 @@ void commit_rounds(crash::trial& t, expected_states& states, std::uint64_t round
     if (all.text() != states.after(round)) {
       throw std::runtime_error{"opening finds what was not committed"};
     }
+    auto durable = round; // opening has made it so
     for (auto const last = round + rounds; round < last; ++round) {
-      t.expect({.after_power_loss = {}, .after_kill = is_one_of({.oldest = round, .newest = round + 1}, states)});
+      t.expect({.after_power_loss = is_one_of({.oldest = durable, .newest = round + 1}, states),
+                .after_kill = is_one_of({.oldest = round, .newest = round + 1}, states)});
       all.change(round + 1);
-      or_throw(heap.commit(level_of(round)));
-      t.expect({.after_power_loss = {}, .after_kill = is_one_of({.oldest = round + 1, .newest = round + 1}, states)});
+      auto const level = level_of(round);
+      or_throw(heap.commit(level));
+      durable = level == commit_durability::power ? round + 1 : durable;
+      t.expect({.after_power_loss = is_one_of({.oldest = durable, .newest = round + 1}, states),
+                .after_kill = is_one_of({.oldest = round + 1, .newest = round + 1}, states)});
     }
   }
 }
 
+// What opens a heap that has been made and then crashed, several times.
+auto rounds_of_a_heap(expected_states& states, std::uint64_t rounds, int openings) -> crash::scenario {
+  return {.name = "rounds of a heap",
+          .operation = "persistent_heap",
+          .prepare =
+              [](std::filesystem::path const& folder) {
+                auto heap = or_throw(persistent_heap::create(folder / "heap", small));
+                containers const all{heap};
+                or_throw(heap.commit());
+              },
+          .body =
+              [&states, rounds, openings](crash::trial& t) {
+                t.expect(is_one_of({.oldest = 0, .newest = 0}, states));
+                commit_rounds(t, states, rounds, openings);
+              },
+          .again =
+              [&states](crash::trial& t) {
+                t.expect(crash::oracle{[](crash::image const&) { return std::string{}; }});
+                commit_rounds(t, states, 2, 2);
+              }};
+}
+
 } // namespace
+
+BOOST_AUTO_TEST_SUITE(a_heap_whose_program_is_killed_at_every_system_call)
 
 BOOST_AUTO_TEST_CASE(has_the_last_commit_or_the_one_under_way, *boost::unit_test::enable_if<!thread_sanitized>()) {
   static expected_states states;
-  crash::scenario const scenario{
-      .name = "rounds of a heap",
-      .operation = "persistent_heap",
-      .prepare =
-          [](std::filesystem::path const& folder) {
-            auto heap = or_throw(persistent_heap::create(folder / "heap", small));
-            containers const all{heap};
-            or_throw(heap.commit());
-          },
-      .body =
-          [](crash::trial& t) {
-            t.expect({.after_power_loss = {}, .after_kill = is_one_of({.oldest = 0, .newest = 0}, states)});
-            commit_rounds(t, states, is_thorough() ? 5 : 1, is_thorough() ? 4 : 2);
-          },
-      .again =
-          [](crash::trial& t) {
-            t.expect(crash::oracle{[](crash::image const&) { return std::string{}; }});
-            commit_rounds(t, states, 2, 2);
-          }};
-  auto const report = l2::run(scenario);
+  auto const report = l2::run(rounds_of_a_heap(states, is_thorough() ? 5 : 1, is_thorough() ? 4 : 2));
   std::cout << to_string(report) << '\n';
   BOOST_TEST(report.bad == 0U, report.first);
   BOOST_TEST(report.calls >= (is_thorough() ? 400U : 100U));
+}
+
+BOOST_AUTO_TEST_CASE(is_made_whole_or_not_at_all, *boost::unit_test::enable_if<!thread_sanitized>()) {
+  crash::scenario const scenario{.name = "making a heap",
+                                 .operation = "persistent_heap::create",
+                                 .prepare = [](std::filesystem::path const&) {},
+                                 .body =
+                                     [](crash::trial& t) {
+                                       auto const is_sound = [](bool must_exist) -> crash::oracle {
+                                         return [must_exist](crash::image const& image) -> std::string {
+                                           if (image.content("heap") == nullptr) {
+                                             return must_exist || !image.files.empty()
+                                                        ? "there is no heap, or something else"
+                                                        : "";
+                                           }
+                                           static expected_states states;
+                                           return is_one_of({.oldest = 0, .newest = 0}, states)(image);
+                                         };
+                                       };
+                                       t.expect(is_sound(false));
+                                       auto const heap = or_throw(persistent_heap::open_or_create(t / "heap", small));
+                                       t.expect(is_sound(true));
+                                     },
+                                 .again =
+                                     [](crash::trial& t) {
+                                       t.expect(crash::oracle{[](crash::image const&) { return std::string{}; }});
+                                       or_throw(persistent_heap::open_or_create(t / "heap", small));
+                                     }};
+  auto const report = l2::run(scenario);
+  std::cout << to_string(report) << '\n';
+  BOOST_TEST(report.bad == 0U, report.first);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_heap_whose_machine_loses_power)
+
+BOOST_AUTO_TEST_CASE(has_a_commit_not_older_than_the_last_of_level_power, *boost::unit_test::enable_if<!sanitized>()) {
+  static expected_states states;
+  l1::effort const quick{.all_up_to = 24, .samples = 15, .torn_samples = 8, .runs_again = 1};
+  l1::effort const thorough{.all_up_to = 1024, .samples = 500, .torn_samples = 200, .runs_again = 8};
+  auto const report = l1::run(rounds_of_a_heap(states, is_thorough() ? 4 : 2, 2), {}, is_thorough() ? thorough : quick);
+  std::cout << to_string(report) << '\n';
+  BOOST_TEST(report.bad == 0U, report.first);
+  BOOST_TEST(report.histories > 0U);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

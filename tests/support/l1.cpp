@@ -47,21 +47,22 @@ auto seed() -> std::uint64_t {
 
 namespace {
 
-constexpr std::size_t most_exhaustive = 4096;
-constexpr std::size_t samples = sanitized ? 400 : 2000;
-constexpr std::size_t torn_samples = sanitized ? 50 : 200;
-constexpr std::size_t most_runs_again = sanitized ? 4 : 16;
-
 // Gives the images of one moment to their oracle.
 class judge {
 public:
   judge(histories const& of, std::string_view scenario, crash::oracle const& allowed, std::string_view after,
-        std::mt19937_64& random, report& result)
-      : of_{of}, scenario_{scenario}, allowed_{allowed}, after_{after}, random_{random}, result_{result} {}
+        effort const& spent, std::mt19937_64& random, report& result)
+      : of_{of},
+        scenario_{scenario},
+        allowed_{allowed},
+        after_{after},
+        spent_{spent},
+        random_{random},
+        result_{result} {}
 
   void run() {
     ++result_.crash_points;
-    if (of_.total(most_exhaustive + 1) <= most_exhaustive) {
+    if (of_.total(spent_.all_up_to + 1) <= spent_.all_up_to) {
       all();
     } else {
       sampled();
@@ -100,7 +101,7 @@ private:
       reversed[from_behind] = latest[from_behind];
       check(reversed, {});
     }
-    for (std::size_t i = 0; i < samples; ++i) {
+    for (std::size_t i = 0; i < spent_.samples; ++i) {
       check(any_choice(), {});
     }
   }
@@ -112,7 +113,7 @@ private:
       return;
     }
     constexpr unsigned all_sectors = (1U << (page_size / sector_size)) - 1;
-    for (std::size_t i = 0; i < torn_samples; ++i) {
+    for (std::size_t i = 0; i < spent_.torn_samples; ++i) {
       auto const chosen = any_choice();
       histories::tears mixed;
       auto const surely = pages[below(pages.size())];
@@ -175,6 +176,7 @@ private:
   std::string_view scenario_;
   crash::oracle const& allowed_;
   std::string_view after_;
+  effort const& spent_;
   std::mt19937_64& random_;
   report& result_;
 };
@@ -209,7 +211,7 @@ auto again_in(crash::image const& left, crash::scenario const& of) -> crash::sce
           .body = of.again};
 }
 
-void examine(crash::scenario const& of, std::function<void()> const& sabotage, report& result) {
+void examine(crash::scenario const& of, std::function<void()> const& sabotage, effort const& spent, report& result) {
   auto const [written, wrong] = record_run(of, sabotage);
   ++result.runs;
   if (!wrong.empty()) {
@@ -225,24 +227,24 @@ void examine(crash::scenario const& of, std::function<void()> const& sabotage, r
     }
     histories const moment{state};
     auto const& allowed = written.expectations[step.expectation].after_power_loss;
-    judge{moment, of.name, allowed, step.after, random, result}.run();
+    judge{moment, of.name, allowed, step.after, spent, random, result}.run();
     for (auto const& chosen : {moment.oldest(), moment.latest()}) {
       auto image = moment.image(chosen);
-      if (of.again && !sabotage && left.size() < most_runs_again && allowed(image).empty()) {
+      if (of.again && !sabotage && left.size() < spent.runs_again && allowed(image).empty()) {
         left.insert(std::move(image));
       }
     }
   }
   for (auto const& image : left) {
-    examine(again_in(image, of), sabotage, result);
+    examine(again_in(image, of), sabotage, spent, result);
   }
 }
 
 } // namespace
 
-auto run(crash::scenario const& of, std::function<void()> const& sabotage) -> report {
+auto run(crash::scenario const& of, std::function<void()> const& sabotage, effort const& spent) -> report {
   report result{.name = of.name};
-  examine(of, sabotage, result);
+  examine(of, sabotage, spent, result);
   return result;
 }
 
@@ -262,7 +264,7 @@ auto final_images(crash::scenario const& of) -> std::set<crash::image> {
     found.insert(image);
     return std::string{};
   };
-  judge{moment, of.name, collect, {}, random, unused}.all();
+  judge{moment, of.name, collect, {}, {}, random, unused}.all();
   return found;
 }
 

@@ -7,6 +7,8 @@ module;
 #include <set>
 #include <string>
 
+#include "process.hpp"
+
 // The power-loss model: a scenario runs once, and everything it does to its folder is recorded, by looking at the folder
 // before and after each of its system calls. From the record come the histories: for every moment at which power could have
 // failed, the images that could then be on the disk. The rules:
@@ -46,10 +48,19 @@ struct report {
 // FMMAP_SEED, or the one of every day.
 [[nodiscard]] auto seed() -> std::uint64_t;
 
+// How many histories of a moment are looked at when there are many.
+struct effort {
+  std::size_t all_up_to = 4096; // of them, every one; where there are more, some
+  std::size_t samples = sanitized ? 400 : 2000;
+  std::size_t torn_samples = sanitized ? 50 : 200;
+  std::size_t runs_again = sanitized ? 4 : 16;
+};
+
 // Runs the scenario and judges all its histories; and so again in images of its crash points, for the operation has to cope
 // with what a crash has left, and may be cut short there too. `sabotage` tells the seam which barriers to take away; then
 // the scenario runs once.
-[[nodiscard]] auto run(crash::scenario const& of, std::function<void()> const& sabotage = {}) -> report;
+[[nodiscard]] auto run(crash::scenario const& of, std::function<void()> const& sabotage = {}, effort const& spent = {})
+    -> report;
 
 // The different images that a power failure at the end of a scenario can leave, without those that tear a page.
 [[nodiscard]] auto final_images(crash::scenario const& of) -> std::set<crash::image>;

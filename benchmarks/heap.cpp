@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//
+// fmmap::persistent_heap beside databases that survive the same: SQLite and LMDB.
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <memory_resource>
+#include <numeric>
+#include <optional>
+#include <random>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+#include <lmdb.h>
+#include <sqlite3.h>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "support.hpp"
+
+import fmmap.core;
+import fmmap.pmr;
+
+namespace {
+
+using clock = std::chrono::steady_clock;
+using seconds = std::chrono::duration<double>;
+
+constexpr std::size_t mib = std::size_t{1} << 20;
+constexpr std::size_t page_bytes = 4096;
+
+auto page_count() -> std::size_t { return bench::sized(262'144, 4096); } // 1 GiB
+
+// A file in the data folder, gone with this object, and what a database puts beside it too.
+class data_file {
+public:
+  explicit data_file(char const* name) : path_{bench::current().folder / name} { remove(); }
+  data_file(data_file const&) = delete;
+  auto operator=(data_file const&) -> data_file& = delete;
+  ~data_file() { remove(); }
+
+  [[nodiscard]] auto path() const -> std::filesystem::path const& { return path_; }
+
+private:
+  void remove() const {
+    for (auto const* suffix : {"", "-wal", "-shm", "-lock"}) {
+      std::error_code ignored;
+      std::filesystem::remove(path_.string() + suffix, ignored);
+    }
+  }
+
+  std::filesystem::path path_;
+};
+
+// Which pages a commit changes, and to what: other ones each time, all different, in no order.
+class choice {
+public:
+  auto pages(std::size_t count) -> std::span<std::size_t const> {
+    for (std::size_t i = 0; i < count; ++i) {
+      std::swap(all_[i], all_[std::uniform_int_distribution{i, all_.size() - 1}(random_)]);
+    }
+    return std::span{all_}.first(count);
+  }
+
+  auto value() -> std::uint64_t { return random_(); }
+
+private:
+  static auto numbers() -> std::vector<std::size_t> {
+    std::vector<std::size_t> made(page_count());
+    std::iota(made.begin(), made.end(), 0);
+    return made;
+  }
+
+  std::vector<std::size_t> all_ = numbers();
+  std::mt19937_64 random_{1};
+};
+
+// --- Ours -------------------------------------------------------------------------------------------------------------
+
+// A vector of 1 GiB in a heap that was opened with it, its pages in memory.
+class heap_store {
+public:
+  explicit heap_store(fmmap::heap_options const& options = {}) {
+    {
+      auto made = fmmap::or_throw(fmmap::persistent_heap::create(file_.path(), options));
+      fmmap::or_throw(made.construct<bytes>("bytes", page_count() * page_bytes, std::byte{1}));
+      fmmap::or_throw(made.commit());
+    }
+    heap_ = fmmap::or_throw(fmmap::persistent_heap::open(file_.path(), options));
+    bytes_ = *fmmap::or_throw(heap_->find<bytes>("bytes"));
+    benchmark::DoNotOptimize(std::reduce(bytes_.begin(), bytes_.end(), std::byte{}, std::bit_xor{}));
+    commit(1); // which looks at all there is, as everything may have been changed
+  }
+
+  void change(std::size_t count) {
+    for (auto const page : choice_.pages(count)) {
+      auto const value = choice_.value();
+      std::memcpy(&bytes_[(page * page_bytes) + 64], &value, sizeof value);
+    }
+  }
+
+  void commit(std::size_t count) {
+    change(count);
+    fmmap::or_throw(heap_->commit());
+  }
+
+  void rest() {}
+
+  auto heap() -> fmmap::persistent_heap& { return *heap_; }
+
+private:
+  using bytes = std::pmr::vector<std::byte>;
+
+  data_file file_{"heap"};
+  std::optional<fmmap::persistent_heap> heap_;
+  std::span<std::byte> bytes_;
+  choice choice_;
+};
+
+// Whose journal takes all commits of a row, as the peer's log does.
+class long_heap_store : public heap_store {
+public:
+  long_heap_store() : heap_store{{.journal_size = bench::sized(512, 8) * mib}} {}
+};
+
+// --- SQLite -----------------------------------------------------------------------------------------------------------
+
+// A row of 4 000 bytes for each page, which takes a page of the file; all of them in its cache.
+class sqlite_store {
+public:
+  explicit sqlite_store(bool checkpoints_by_itself = false) {
+    check(sqlite3_open(file_.path().c_str(), &database_));
+    execute("PRAGMA page_size = 4096");
+    execute("PRAGMA cache_size = 400000");
+    execute("PRAGMA synchronous = OFF");
+    execute("CREATE TABLE pages (number INTEGER PRIMARY KEY, bytes BLOB)");
+    execute("WITH RECURSIVE each (number) AS (SELECT 0 UNION ALL SELECT number + 1 FROM each LIMIT " +
+            std::to_string(page_count()) + ") INSERT INTO pages SELECT number, zeroblob(4000) FROM each");
+    execute("PRAGMA journal_mode = WAL");
+    execute("PRAGMA synchronous = FULL");
+    execute(checkpoints_by_itself ? "PRAGMA wal_autocheckpoint = 1000" : "PRAGMA wal_autocheckpoint = 0");
+    execute("SELECT sum(length(bytes)) FROM pages");
+    commit(1);
+  }
+  sqlite_store(sqlite_store const&) = delete;
+  auto operator=(sqlite_store const&) -> sqlite_store& = delete;
+  ~sqlite_store() { sqlite3_close(database_); }
+
+  void commit(std::size_t count) {
+    execute("BEGIN IMMEDIATE");
+    sqlite3_blob* blob = nullptr;
+    for (auto const page : choice_.pages(count)) {
+      auto const row = static_cast<sqlite3_int64>(page);
+      check(blob == nullptr ? sqlite3_blob_open(database_, "main", "pages", "bytes", row, 1, &blob)
+                            : sqlite3_blob_reopen(blob, row));
+      auto const value = choice_.value();
+      check(sqlite3_blob_write(blob, &value, sizeof value, 64));
+    }
+    check(sqlite3_blob_close(blob));
+    execute("COMMIT");
+  }
+
+  // So that its log begins anew, in blocks that it has already.
+  void rest() { execute("PRAGMA wal_checkpoint(RESTART)"); }
+
+private:
+  void check(int code) const {
+    if (code != SQLITE_OK) {
+      throw std::runtime_error{std::string{"SQLite: "} + sqlite3_errmsg(database_)};
+    }
+  }
+
+  void execute(std::string const& statement) {
+    check(sqlite3_exec(database_, statement.c_str(), nullptr, nullptr, nullptr));
+  }
+
+  data_file file_{"sqlite"};
+  sqlite3* database_ = nullptr;
+  choice choice_;
+};
+
+// With its log checkpointed whenever it has 1 000 pages, which is its default.
+class checkpointing_sqlite_store : public sqlite_store {
+public:
+  checkpointing_sqlite_store() : sqlite_store{true} {}
+};
+
+// --- LMDB -------------------------------------------------------------------------------------------------------------
+
+// A value of 4 080 bytes for each page, which takes a page of the file.
+class lmdb_store {
+public:
+  lmdb_store() {
+    check(mdb_env_create(&environment_));
+    check(mdb_env_set_mapsize(environment_, 4 * page_count() * page_bytes));
+    check(mdb_env_open(environment_, file_.path().c_str(), MDB_NOSUBDIR, 0600));
+    mdb_env_set_flags(environment_, MDB_NOSYNC, 1);
+    auto* const filling = begin();
+    check(mdb_dbi_open(filling, nullptr, MDB_INTEGERKEY, &pages_));
+    for (std::size_t page = 0; page < page_count(); ++page) {
+      put(filling, page, MDB_APPEND);
+    }
+    check(mdb_txn_commit(filling));
+    mdb_env_set_flags(environment_, MDB_NOSYNC, 0);
+    check(mdb_env_sync(environment_, 1));
+    commit(1);
+  }
+  lmdb_store(lmdb_store const&) = delete;
+  auto operator=(lmdb_store const&) -> lmdb_store& = delete;
+  ~lmdb_store() { mdb_env_close(environment_); }
+
+  void commit(std::size_t count) {
+    auto* const transaction = begin();
+    for (auto const page : choice_.pages(count)) {
+      auto const value = choice_.value();
+      std::memcpy(&value_[64], &value, sizeof value);
+      put(transaction, page, 0);
+    }
+    check(mdb_txn_commit(transaction));
+  }
+
+  void rest() {}
+
+private:
+  static void check(int code) {
+    if (code != MDB_SUCCESS) {
+      throw std::runtime_error{std::string{"LMDB: "} + mdb_strerror(code)};
+    }
+  }
+
+  auto begin() -> MDB_txn* {
+    MDB_txn* begun = nullptr;
+    check(mdb_txn_begin(environment_, nullptr, 0, &begun));
+    return begun;
+  }
+
+  void put(MDB_txn* transaction, std::size_t page, unsigned flags) {
+    MDB_val key{sizeof page, &page};
+    MDB_val value{value_.size(), value_.data()};
+    check(mdb_put(transaction, pages_, &key, &value, flags));
+  }
+
+  data_file file_{"lmdb"};
+  MDB_env* environment_ = nullptr;
+  MDB_dbi pages_ = 0;
+  std::array<std::byte, 4080> value_{};
+  choice choice_;
+};
+
+// --- A mapping --------------------------------------------------------------------------------------------------------
+
+// A shared mapping that is flushed: after a crash, any part of a change may be there.
+class mapping_store {
+public:
+  mapping_store() {
+    auto const file = bench::checked(::open(file_.path().c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600), "create");
+    // Else a page that is changed takes 2 MiB around it along.
+    bench::checked(::posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM), "advise");
+    std::vector<std::byte> const block(mib, std::byte{1});
+    for (std::size_t done = 0; done < size_; done += block.size()) {
+      bench::checked(::write(file, block.data(), block.size()), "write");
+    }
+    bench::checked(::fsync(file), "sync");
+    bench::checked(::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED), "advise");
+    auto* const mapped = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    bench::checked(reinterpret_cast<std::intptr_t>(mapped), "map");
+    bytes_ = static_cast<std::byte*>(mapped);
+    bench::checked(::close(file), "close");
+    benchmark::DoNotOptimize(std::reduce(bytes_, bytes_ + size_, std::byte{}, std::bit_xor{}));
+  }
+  mapping_store(mapping_store const&) = delete;
+  auto operator=(mapping_store const&) -> mapping_store& = delete;
+  ~mapping_store() { ::munmap(bytes_, size_); }
+
+  void commit(std::size_t count) {
+    for (auto const page : choice_.pages(count)) {
+      auto const value = choice_.value();
+      std::memcpy(&bytes_[(page * page_bytes) + 64], &value, sizeof value);
+    }
+    bench::checked(::msync(bytes_, size_, MS_SYNC), "flush");
+  }
+
+  void rest() {}
+
+private:
+  data_file file_{"mapping"};
+  std::size_t size_ = page_count() * page_bytes;
+  std::byte* bytes_ = nullptr;
+  choice choice_;
+};
+
+// --- The rows ---------------------------------------------------------------------------------------------------------
+
+// Made once in a process: filling one takes longer than all its commits.
+template <class Store>
+auto the() -> Store& {
+  static Store made;
+  return made;
+}
+
+// Changes and commits; the median, and beside it what one in a hundred exceeds.
+template <class Store, std::size_t Changed>
+void commit(benchmark::State& state) {
+  if (!bench::is_durable(state)) {
+    return;
+  }
+  constexpr auto times = std::clamp(std::size_t{8192} / Changed, std::size_t{1}, std::size_t{64});
+  auto& store = the<Store>();
+  for ([[maybe_unused]] auto _ : state) {
+    store.rest();
+    bench::settle();
+    std::vector<double> taken;
+    for (std::size_t i = 0; i < bench::sized(times, 1); ++i) {
+      auto const start = clock::now();
+      store.commit(bench::sized(Changed, 16));
+      taken.push_back(seconds{clock::now() - start}.count());
+    }
+    std::ranges::sort(taken);
+    state.SetIterationTime(taken[taken.size() / 2]);
+    state.counters["p99_ns"] = taken[taken.size() * 99 / 100] * 1e9;
+  }
+}
+
+// Many in a row, with all that has to be done now and then.
+template <class Store>
+void sustained(benchmark::State& state) {
+  if (!bench::is_durable(state)) {
+    return;
+  }
+  auto& store = the<Store>();
+  for ([[maybe_unused]] auto _ : state) {
+    bench::settle();
+    bench::stopwatch watch{state};
+    for (std::size_t i = 0; i < bench::sized(100, 2); ++i) {
+      store.commit(bench::sized(1024, 16));
+    }
+    watch.stop();
+  }
+}
+
+void sustained_ours(benchmark::State& state) {
+  auto const before = the<heap_store>().heap().stats().checkpoints;
+  sustained<heap_store>(state);
+  state.counters["checkpoints"] = static_cast<double>(the<heap_store>().heap().stats().checkpoints - before);
+}
+
+// A commit in two parts: nothing may change the heap during the first one.
+void staged_commit(benchmark::State& state, bool whole) {
+  if (!bench::is_durable(state)) {
+    return;
+  }
+  auto& store = the<long_heap_store>();
+  for ([[maybe_unused]] auto _ : state) {
+    bench::settle();
+    std::vector<double> taken;
+    for (std::size_t i = 0; i < bench::sized(8, 1); ++i) {
+      store.change(bench::sized(1024, 16));
+      auto const start = clock::now();
+      auto job = fmmap::or_throw(store.heap().stage_commit());
+      auto const staged = clock::now();
+      fmmap::or_throw(job.run());
+      taken.push_back(seconds{(whole ? clock::now() : staged) - start}.count());
+    }
+    std::ranges::sort(taken);
+    state.SetIterationTime(taken[taken.size() / 2]);
+  }
+}
+
+void staging(benchmark::State& state) { staged_commit(state, false); }
+void staging_and_running(benchmark::State& state) { staged_commit(state, true); }
+
+template <std::size_t Changed>
+void add_commit_rows(std::string const& id) {
+  bench::add_row(id + ".sqlite", bench::pace::slow,
+                 {{"ours", commit<long_heap_store, Changed>},
+                  {"peer", commit<sqlite_store, Changed>},
+                  {"msync_not_atomic", commit<mapping_store, Changed>}});
+  bench::add_row(id + ".lmdb", bench::pace::slow,
+                 {{"ours", commit<long_heap_store, Changed>}, {"peer", commit<lmdb_store, Changed>}});
+}
+
+void add_rows() {
+  add_commit_rows<16>("heap.commit_16");
+  add_commit_rows<1024>("heap.commit_1k");
+  add_commit_rows<65'536>("heap.commit_64k");
+  bench::add_row("heap.sustained_1k.sqlite", bench::pace::slow,
+                 {{"ours", sustained_ours}, {"peer", sustained<checkpointing_sqlite_store>}});
+  bench::add_row("heap.stall_1k", bench::pace::slow, {{"ours", staging}, {"peer", staging_and_running}});
+}
+
+} // namespace
+
+auto main(int argc, char** argv) -> int { return bench::run(argc, argv, add_rows); }
