@@ -7,8 +7,10 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <iterator>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <string_view>
 #include <system_error>
@@ -158,6 +160,18 @@ constexpr os::page_scan written_pages{
     .protect = true,
 };
 
+constexpr os::page_scan unprotected_pages{
+    .all = os::page_category::written,
+    .reported = os::page_category::written,
+    .only_tracked = true,
+};
+
+constexpr os::page_scan to_be_protected{
+    .all = os::page_category::written,
+    .only_tracked = true,
+    .protect = true,
+};
+
 // Before 6.8.10 Linux took some pages that are swapped out for protected ones, if it was asked for nothing else. Scans that
 // ask for more were right from the beginning.
 auto finds_unprotected_pages() noexcept -> bool {
@@ -215,39 +229,89 @@ private:
   // anything else. But to some versions of Linux a page that is not there is one of them, and would be given a page table to
   // be protected in. So what was found is looked at again, where it is little.
   auto append_written(page_range in, run_list& found) -> os::outcome<void> {
-    auto rest = in;
-    if (may_look_first_) {
-      std::array<os::page_run, 64> runs; // NOLINT(cppcoreguidelines-pro-type-member-init): the system writes them
-      auto const looked = look_for_unprotected(in, runs);
-      if (!looked) {
-        return std::unexpected(looked.error());
-      }
-      auto const unprotected = std::span{runs}.first(looked->runs);
-      if (looked->end == number(in.end())) {
-        return append_written_of(unprotected, found);
-      }
-      rest = range_of(unprotected.front().begin, number(in.end()));
+    if (!may_look_first_) {
+      return append_scanned(pagemap_.get(), in, written_pages, found);
     }
-    return append_scanned(pagemap_.get(), rest, written_pages, found);
+    std::array<os::page_run, 64> runs; // NOLINT(cppcoreguidelines-pro-type-member-init): the system writes them
+    auto const looked = os::retry(
+        [&] { return os::scan_pages(pagemap_.get(), number(in.begin), number(in.end()), unprotected_pages, runs); });
+    if (!looked) {
+      return std::unexpected(looked.error());
+    }
+    auto const unprotected = std::span{runs}.first(looked->runs);
+    if (looked->end == number(in.end())) {
+      return append_written_of(unprotected, in, found);
+    }
+    // There are many, which are found in one go. Where of these first ones all are there, the others are taken to be, too.
+    auto const all = range_of(unprotected.front().begin, looked->end);
+    auto const there = append_written_in(all, found);
+    if (!there) {
+      return std::unexpected(there.error());
+    }
+    if (auto rest = append_written_in(range_of(looked->end, number(in.end())), found); !rest) {
+      return std::unexpected(rest.error());
+    }
+    if (*there ==
+        std::transform_reduce(unprotected.begin(), unprotected.end(), std::uint64_t{0}, std::plus{}, length)) {
+      return {};
+    }
+    auto protected_to = number(in.begin);
+    return scan(pagemap_.get(), range_of(number(all.begin), number(in.end())), unprotected_pages,
+                [&](std::span<os::page_run const> missing) { return protect_missing(missing, in, protected_to); });
   }
 
-  auto append_written_of(std::span<os::page_run const> runs, run_list& found) -> os::outcome<void> {
+  static auto length(os::page_run const& run) noexcept -> std::uint64_t { return run.end - run.begin; }
+
+  auto append_written_of(std::span<os::page_run> runs, page_range in, run_list& found) -> os::outcome<void> {
+    std::size_t with_missing = 0;
     for (auto const& run : runs) {
-      if (auto done = append_scanned(pagemap_.get(), range_of(run.begin, run.end), written_pages, found); !done) {
-        return done;
+      auto const there = append_written_in(range_of(run.begin, run.end), found);
+      if (!there) {
+        return std::unexpected(there.error());
+      }
+      if (*there != length(run)) {
+        runs[with_missing++] = run;
+      }
+    }
+    auto protected_to = number(in.begin);
+    return protect_missing(runs.first(with_missing), in, protected_to);
+  }
+
+  // Returns how many bytes have been written that are there.
+  auto append_written_in(page_range in, run_list& found) -> os::outcome<std::uint64_t> {
+    std::uint64_t bytes = 0;
+    auto const done =
+        scan(pagemap_.get(), in, written_pages, [&](std::span<os::page_run const> written) -> os::outcome<void> {
+          for (auto const& one : written) {
+            found.append(range_of(one.begin, one.end));
+            bytes += length(one);
+          }
+          return {};
+        });
+    return done ? os::outcome<std::uint64_t>{bytes} : std::unexpected(done.error());
+  }
+
+  // Protects pages that are not there in the page tables that there are, so that the next look passes over them as over the
+  // others. All that is written in those has to be found before. Runs ascend, from one call to the next too.
+  auto protect_missing(std::span<os::page_run const> runs, page_range in, std::uint64_t& protected_to)
+      -> os::outcome<void> {
+    auto const table = std::uint64_t{os::page_size()} * os::page_size() / sizeof(std::uint64_t);
+    for (auto const& run : runs) {
+      for (auto const address : {run.begin, run.end - 1}) {
+        auto const begin = std::max(os::round_down(address, table), number(in.begin));
+        auto const end = std::min(os::round_down(address, table) + table, number(in.end()));
+        auto const has_no_table = run.begin <= begin && end <= run.end; // so it seems: nothing in it is protected
+        if (has_no_table || end <= protected_to) {
+          continue;
+        }
+        auto const done = os::retry([&] { return os::scan_pages(pagemap_.get(), begin, end, to_be_protected, {}); });
+        if (!done) {
+          return std::unexpected(done.error());
+        }
+        protected_to = end;
       }
     }
     return {};
-  }
-
-  auto look_for_unprotected(page_range in, std::span<os::page_run> runs) -> os::outcome<os::scan_progress> {
-    constexpr os::page_scan unprotected{
-        .all = os::page_category::written,
-        .reported = os::page_category::written,
-        .only_tracked = true,
-    };
-    return os::retry(
-        [&] { return os::scan_pages(pagemap_.get(), number(in.begin), number(in.end()), unprotected, runs); });
   }
 
   owned_descriptor tracker_;

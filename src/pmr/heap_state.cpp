@@ -376,6 +376,11 @@ auto heap_state::begin(std::uint64_t content) -> result<void> {
     return std::unexpected(std::move(view).error());
   }
   view_ = std::move(*view);
+  // What is looked at is mostly in memory, for the content has been changed there. Reading ahead would put it into large
+  // pieces of the cache, and writing a line into one of those takes ten times as long.
+  if (auto done = view_.advise(advice::random); !done) {
+    return done;
+  }
   if (auto const mapped = memory_.extend(store_->descriptor(), where, size); !mapped) {
     return fail(mapped.error(), "map");
   }
