@@ -2,6 +2,7 @@
 module;
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstddef>
 #include <expected>
@@ -332,6 +333,19 @@ auto file::in_memory(std::string_view name, memory_options options) -> result<fi
   return handle_access::wrap(std::move(state));
 }
 
+namespace {
+
+// A file that takes seals and has no name may also be a new one of tmpfs, which can still get a name: memfd_create(2) tells how
+// the others are called.
+auto is_memory_file(os::descriptor descriptor) -> bool {
+  constexpr std::string_view called = "/memfd:";
+  std::array<char, called.size()> target{};
+  auto const length = os::read_name(descriptor, target);
+  return !length || std::string_view{target.data(), *length} == called; // without /proc no file gets a name
+}
+
+} // namespace
+
 auto file::adopt(int descriptor, std::string_view path, bool any_type) -> result<file> {
   auto const access = os::access_of(descriptor);
   if (!access) {
@@ -351,8 +365,7 @@ auto file::adopt(int descriptor, std::string_view path, bool any_type) -> result
   if (auto const done = os::set_close_on_exec(descriptor); !done) {
     return failure(done.error(), "adopt", path);
   }
-  // A file that takes seals lies in memory; without a name it ends with the last handle.
-  state->in_memory = status->links == 0 && os::seals(descriptor).has_value();
+  state->in_memory = status->links == 0 && os::seals(descriptor).has_value() && is_memory_file(descriptor);
   state->attach(unique_descriptor{descriptor}, *status, *access);
   return handle_access::wrap(std::move(state));
 }

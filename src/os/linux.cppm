@@ -416,6 +416,13 @@ inline auto read_link(descriptor directory, char const* path, std::span<char> ta
   return length ? outcome<std::size_t>{static_cast<std::size_t>(*length)} : std::unexpected(length.error());
 }
 
+// What the system calls an open file.
+inline auto read_name(descriptor file, std::span<char> name) noexcept -> outcome<std::size_t> {
+  char source[32];
+  std::snprintf(source, sizeof source, "/proc/self/fd/%d", file);
+  return read_link(AT_FDCWD, source, name);
+}
+
 inline auto link_descriptor(descriptor file, descriptor directory, char const* name) noexcept -> outcome<void> {
   // open(2): AT_EMPTY_PATH needs a capability, the name under /proc does not.
   char source[32];

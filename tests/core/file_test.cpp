@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iostream>
 #include <memory>
 #include <span>
 #include <string>
@@ -958,6 +959,21 @@ BOOST_AUTO_TEST_CASE(in_memory_does_not_claim_durability_after_being_adopted) {
   auto f = or_throw(file::in_memory("name"));
   auto adopted = or_throw(file::adopt(or_throw(f.release())));
   BOOST_TEST(fails(adopted.sync(), errc::not_durable));
+}
+
+BOOST_AUTO_TEST_CASE(
+    adopts_what_has_no_name_yet_as_a_file) { // also on tmpfs, whose files take seals as those in memory do
+  scratch const here;
+  scratch const in_memory{memory_folder()};
+  for (auto const* s : {&here, &in_memory}) {
+    auto const unnamed = ::open(s->folder().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (unnamed < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) {
+      std::cout << "SKIP: " << s->folder() << " knows no files without a name\n";
+      continue;
+    }
+    BOOST_REQUIRE(unnamed >= 0);
+    BOOST_TEST(or_throw(file::adopt(unnamed, "to be named")).path() == "to be named");
+  }
 }
 
 BOOST_AUTO_TEST_CASE(in_memory_takes_no_name_the_system_would_cut) {

@@ -35,8 +35,9 @@ std::vector<l0::tolerance> const opening_a_heap = [] {
        {call::userfaultfd, call::ioctl, call::openat, call::mmap, call::munmap, call::pread, call::uname}) {
     all.push_back({each});
   }
-  // Closing lets go of a lock, whatever becomes of the call before. A snapshot is copied where it cannot be cloned.
-  for (auto const each : {call::fcntl, call::copy_file_range, call::fstatat, call::flock}) {
+  // Closing lets go of a lock, whatever becomes of the call before. A snapshot is copied where it cannot be cloned. A new file
+  // on tmpfs is taken for one that is in memory only where its name cannot be read, and works.
+  for (auto const each : {call::fcntl, call::copy_file_range, call::fstatat, call::flock, call::readlinkat}) {
     all.push_back({each});
   }
   all.push_back({call::pwritev2, EINVAL});

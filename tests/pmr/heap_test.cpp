@@ -532,6 +532,64 @@ BOOST_AUTO_TEST_CASE(refuses_options_that_cannot_be) {
   BOOST_TEST(std::filesystem::is_empty(folder.folder()));
 }
 
+BOOST_AUTO_TEST_CASE(makes_a_heap_where_there_are_no_files_without_a_name) {
+  scratch const folder;
+  for (int const code : {EOPNOTSUPP, EISDIR, EINVAL}) {
+    auto const path = folder / std::to_string(code);
+    {
+      seam::armed const table;
+      seam::fail(os::call::openat, code, 1, 0);
+      auto heap = or_throw(persistent_heap::create(path));
+      BOOST_TEST(seam::injected() == 1U);
+      BOOST_TEST(std::ranges::count(seam::calls(), os::call::linkat) == 0);
+      or_throw(heap.construct<int>("number", code));
+      or_throw(heap.commit());
+    }
+    auto heap = or_throw(persistent_heap::open(path));
+    BOOST_TEST(*or_throw(heap.find<int>("number")) == code);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(goes_on_after_a_disk_was_full_when_it_grew) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  using numbers = std::pmr::vector<std::uint64_t>;
+  std::uint64_t refused = 0;
+  {
+    auto heap = or_throw(persistent_heap::create(path));
+    auto& all = *or_throw(heap.construct<numbers>("numbers"));
+    or_throw(heap.commit());
+    for (std::uint64_t spared = 0; spared < 12; ++spared) { // of the calls that ask for blocks
+      auto const before = all.size();
+      try {
+        seam::armed const table;
+        seam::fail(os::call::fallocate, ENOSPC, seam::every_time, spared % 3);
+        for (std::uint64_t i = 0; i < (std::uint64_t{1} << 18U); ++i) {
+          all.push_back(i);
+        }
+      } catch (fmmap::allocation_error const& failed) {
+        BOOST_TEST((failed.why() == std::errc::no_space_on_device));
+        BOOST_TEST(failed.why().path() == path.native());
+        ++refused;
+      }
+      BOOST_TEST(all.size() >= before);
+      or_throw(heap.commit());
+      BOOST_TEST(or_throw(heap.check()).problems.empty());
+    }
+    BOOST_TEST(refused > 0U);
+  }
+  auto heap = or_throw(persistent_heap::open(path));
+  auto const& all = *or_throw(heap.find<numbers const>("numbers"));
+  std::uint64_t expected = 0;
+  for (auto const value : all) {
+    expected = value == 0 ? 0 : expected;
+    BOOST_REQUIRE(value == expected++);
+  }
+  auto& grown = *or_throw(heap.find<numbers>("numbers"));
+  grown.resize(grown.size() + (std::size_t{1} << 20U));
+  or_throw(heap.commit());
+}
+
 BOOST_AUTO_TEST_CASE(works_with_ten_at_once) {
   scratch const folder;
   std::vector<persistent_heap> heaps;
