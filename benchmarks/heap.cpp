@@ -25,10 +25,10 @@
 #include <lmdb.h>
 #include <sqlite3.h>
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "raw.hpp"
 #include "support.hpp"
 
 import fmmap.core;
@@ -264,30 +264,22 @@ private:
 class mapping_store {
 public:
   mapping_store() {
-    auto const file = bench::checked(::open(file_.path().c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600), "create");
     std::vector<std::byte> const block(page_bytes, std::byte{1}); // larger writes would make larger pieces in the cache
     for (std::size_t done = 0; done < size_; done += block.size()) {
-      bench::checked(::write(file, block.data(), block.size()), "write");
+      bench::checked(::write(mapped_.descriptor(), block.data(), block.size()), "write");
     }
-    bench::checked(::fsync(file), "sync");
-    auto* const mapped = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-    bench::checked(reinterpret_cast<std::intptr_t>(mapped), "map");
-    bytes_ = static_cast<std::byte*>(mapped);
+    bench::checked(::fsync(mapped_.descriptor()), "sync");
     // Read ahead, the file would be in large pieces in the cache, and one byte of such a piece would take all of it along.
-    bench::checked(::madvise(mapped, size_, MADV_RANDOM), "advise");
-    bench::checked(::close(file), "close");
+    bench::checked(::madvise(mapped_.data(), size_, MADV_RANDOM), "advise");
     commit(page_count());
   }
-  mapping_store(mapping_store const&) = delete;
-  auto operator=(mapping_store const&) -> mapping_store& = delete;
-  ~mapping_store() { ::munmap(bytes_, size_); }
 
   void commit(std::size_t count) {
     for (auto const page : choice_.pages(count)) {
       auto const value = choice_.value();
-      std::memcpy(&bytes_[(page * page_bytes) + 64], &value, sizeof value);
+      std::memcpy(mapped_.data() + (page * page_bytes) + 64, &value, sizeof value);
     }
-    bench::checked(::msync(bytes_, size_, MS_SYNC), "flush");
+    bench::checked(::msync(mapped_.data(), size_, MS_SYNC), "flush");
   }
 
   void rest() {}
@@ -295,7 +287,7 @@ public:
 private:
   data_file file_{"mapping"};
   std::size_t size_ = page_count() * page_bytes;
-  std::byte* bytes_ = nullptr;
+  raw::growing_file mapped_{file_.path().c_str(), size_};
   choice choice_;
 };
 

@@ -137,14 +137,30 @@ auto scan(os::descriptor pagemap, page_range in, os::page_scan const& wanted, Vi
   return {};
 }
 
+auto length(os::page_run const& run) noexcept -> std::uint64_t { return run.end - run.begin; }
+
+// Returns how many bytes were found.
 auto append_scanned(os::descriptor pagemap, page_range in, os::page_scan const& wanted, run_list& found)
-    -> os::outcome<void> {
-  return scan(pagemap, in, wanted, [&](std::span<os::page_run const> runs) -> os::outcome<void> {
+    -> os::outcome<std::uint64_t> {
+  std::uint64_t bytes = 0;
+  auto const done = scan(pagemap, in, wanted, [&](std::span<os::page_run const> runs) -> os::outcome<void> {
     for (auto const& run : runs) {
       found.append(range_of(run.begin, run.end));
+      bytes += length(run);
     }
     return {};
   });
+  return done ? os::outcome<std::uint64_t>{bytes} : std::unexpected(done.error());
+}
+
+auto append_scanned(os::descriptor pagemap, std::span<page_range const> in, os::page_scan const& wanted,
+                    run_list& found) -> os::outcome<void> {
+  for (auto const& range : in) {
+    if (auto const done = append_scanned(pagemap, range, wanted, found); !done) {
+      return std::unexpected(done.error());
+    }
+  }
+  return {};
 }
 
 constexpr os::page_scan private_pages{
@@ -214,10 +230,8 @@ private:
       }
     }
     if (some_are_lost) {
-      for (auto const& range : watched) {
-        if (auto done = append_scanned(pagemap_.get(), range, private_pages, found); !done) {
-          return done;
-        }
+      if (auto done = append_scanned(pagemap_.get(), watched, private_pages, found); !done) {
+        return done;
       }
       found.merge();
     }
@@ -230,7 +244,7 @@ private:
   // be protected in. So what was found is looked at again, where it is little.
   auto append_written(page_range in, run_list& found) -> os::outcome<void> {
     if (!may_look_first_) {
-      return append_scanned(pagemap_.get(), in, written_pages, found);
+      return append_scanned(pagemap_.get(), {&in, 1}, written_pages, found);
     }
     std::array<os::page_run, 64> runs; // NOLINT(cppcoreguidelines-pro-type-member-init): the system writes them
     auto const looked = os::retry(
@@ -244,12 +258,13 @@ private:
     }
     // There are many, which are found in one go. Where of these first ones all are there, the others are taken to be, too.
     auto const all = range_of(unprotected.front().begin, looked->end);
-    auto const there = append_written_in(all, found);
+    auto const there = append_scanned(pagemap_.get(), all, written_pages, found);
     if (!there) {
       return std::unexpected(there.error());
     }
-    if (auto rest = append_written_in(range_of(looked->end, number(in.end())), found); !rest) {
-      return std::unexpected(rest.error());
+    auto const rest = range_of(looked->end, number(in.end()));
+    if (auto const done = append_scanned(pagemap_.get(), rest, written_pages, found); !done) {
+      return std::unexpected(done.error());
     }
     if (*there ==
         std::transform_reduce(unprotected.begin(), unprotected.end(), std::uint64_t{0}, std::plus{}, length)) {
@@ -260,12 +275,10 @@ private:
                 [&](std::span<os::page_run const> missing) { return protect_missing(missing, in, protected_to); });
   }
 
-  static auto length(os::page_run const& run) noexcept -> std::uint64_t { return run.end - run.begin; }
-
   auto append_written_of(std::span<os::page_run> runs, page_range in, run_list& found) -> os::outcome<void> {
     std::size_t with_missing = 0;
     for (auto const& run : runs) {
-      auto const there = append_written_in(range_of(run.begin, run.end), found);
+      auto const there = append_scanned(pagemap_.get(), range_of(run.begin, run.end), written_pages, found);
       if (!there) {
         return std::unexpected(there.error());
       }
@@ -275,20 +288,6 @@ private:
     }
     auto protected_to = number(in.begin);
     return protect_missing(runs.first(with_missing), in, protected_to);
-  }
-
-  // Returns how many bytes have been written that are there.
-  auto append_written_in(page_range in, run_list& found) -> os::outcome<std::uint64_t> {
-    std::uint64_t bytes = 0;
-    auto const done =
-        scan(pagemap_.get(), in, written_pages, [&](std::span<os::page_run const> written) -> os::outcome<void> {
-          for (auto const& one : written) {
-            found.append(range_of(one.begin, one.end));
-            bytes += length(one);
-          }
-          return {};
-        });
-    return done ? os::outcome<std::uint64_t>{bytes} : std::unexpected(done.error());
   }
 
   // Protects pages that are not there in the page tables that there are, so that the next look passes over them as over the
@@ -334,12 +333,7 @@ public:
 
 private:
   auto list(std::span<page_range const> watched, run_list& found) -> os::outcome<void> override {
-    for (auto const& range : watched) {
-      if (auto done = append_scanned(pagemap_.get(), range, private_pages, found); !done) {
-        return done;
-      }
-    }
-    return {};
+    return append_scanned(pagemap_.get(), watched, private_pages, found);
   }
 
   owned_descriptor pagemap_;

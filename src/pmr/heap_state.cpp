@@ -93,22 +93,19 @@ auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
 class new_file {
 public:
   [[nodiscard]] static auto create(std::filesystem::path const& path, unsigned permissions) -> result<new_file> {
-    auto const parent = path.has_parent_path() ? path.parent_path() : std::filesystem::path{"."};
     auto const is_taken = os::status_at(os::working_directory, path.c_str(), false).has_value();
     if (!is_taken && !path.native().contains('\0')) {
       auto const unnamed = os::retry([&] {
-        return os::open(os::working_directory, parent.c_str(), {.write = true, .unnamed = true}, permissions);
+        return os::open(os::working_directory, folder_of(path).c_str(), {.write = true, .unnamed = true}, permissions);
       });
       if (unnamed) {
-        return adopt(*unnamed, path);
+        return wrap(adopt_or_close(*unnamed, path.native()), path, false);
       }
       if (unnamed.error() != EOPNOTSUPP && unnamed.error() != EISDIR && unnamed.error() != EINVAL) {
         return fail(unnamed.error(), "create", path);
       }
     }
-    auto named = file::create_new(path, {.permissions = permissions, .sync_directory = true});
-    return named ? result<new_file>{new_file{std::move(*named), path, true}}
-                 : std::unexpected(std::move(named).error());
+    return wrap(file::create_new(path, {.permissions = permissions, .sync_directory = true}), path, true);
   }
 
   // Its file, for whoever fills it.
@@ -123,12 +120,11 @@ public:
       return fail(linked.error(), "give a name to", path_);
     }
     is_named_ = true;
-    auto const parent = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path{"."};
-    auto const directory =
-        os::retry([&] { return os::open(os::working_directory, parent.c_str(), {.directory = true}, 0); });
-    auto const synced = os::retry([&] { return directory ? os::sync(*directory) : os::sync_file_system(complete); });
-    if (directory) {
-      drop_failure(os::close(*directory), "close the directory of");
+    auto const folder =
+        os::retry([&] { return os::open(os::working_directory, folder_of(path_).c_str(), {.directory = true}, 0); });
+    auto const synced = os::retry([&] { return folder ? os::sync(*folder) : os::sync_file_system(complete); });
+    if (folder) {
+      drop_failure(os::close(*folder), "close the directory of");
     }
     return synced ? result<void>{} : fail(synced.error(), "make durable the name of", path_);
   }
@@ -144,28 +140,23 @@ private:
   new_file(file made, std::filesystem::path path, bool is_named)
       : made_{std::move(made)}, path_{std::move(path)}, is_named_{is_named} {}
 
-  static auto adopt(os::descriptor unnamed, std::filesystem::path const& path) -> result<new_file> {
-    auto made = file::adopt(unnamed, path.native());
-    if (made) {
-      return new_file{std::move(*made), path, false};
-    }
-    drop_failure(os::close(unnamed), "close the new", path);
-    return std::unexpected(std::move(made).error());
+  static auto wrap(result<file> made, std::filesystem::path const& path, bool is_named) -> result<new_file> {
+    return made ? result<new_file>{new_file{std::move(*made), path, is_named}}
+                : std::unexpected(std::move(made).error());
+  }
+
+  static auto folder_of(std::filesystem::path const& path) -> std::filesystem::path {
+    return path.has_parent_path() ? path.parent_path() : std::filesystem::path{"."};
   }
 
   static auto fail(int code, std::string_view operation, std::filesystem::path const& path) -> std::unexpected<error> {
     return std::unexpected(error::make({code, std::system_category()}, operation, path.native()));
   }
 
-  static void drop_failure(os::outcome<void> const& done, std::string_view operation,
-                           std::filesystem::path const& path) {
-    if (!done) {
-      report_dropped_error(fail(done.error(), operation, path).error());
-    }
-  }
-
   void drop_failure(os::outcome<void> const& done, std::string_view operation) const {
-    drop_failure(done, operation, path_);
+    if (!done) {
+      report_dropped_error(fail(done.error(), operation, path_).error());
+    }
   }
 
   file made_;
@@ -864,11 +855,12 @@ auto heap_state::private_bytes() const -> std::uint64_t {
 auto heap_state::stats() const -> heap_stats {
   auto const journal = store_->stats();
   auto const now = allocator_->in_use();
+  auto const own = private_bytes(); // takes milliseconds for each GiB, so before the lock
   std::scoped_lock const lock{objects_mutex_};
   return {.commits = journal.commits,
           .journal_bytes = journal.journal_bytes,
           .checkpoints = journal.checkpoints,
-          .private_bytes = private_bytes(),
+          .private_bytes = own,
           .dirty_detector = detector_ ? dirty::to_string(detector_->kind()) : std::string_view{},
           .objects = objects_.entries().size(),
           .used_bytes = now.used,

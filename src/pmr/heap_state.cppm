@@ -156,7 +156,6 @@ private:
   std::shared_mutex updating_;
   bool has_lost_track_ = false; // of what has changed: everything may have
   std::optional<error> broken_; // why nothing can be done any more
-  line_masks staged_before_;    // while a commit is staged: what those before it have not brought to the journal
 };
 
 } // namespace fmmap

@@ -48,13 +48,7 @@ auto open_direct(file const& backing, bool read_only) -> result<file> {
   if (!opened) {
     return std::unexpected(error::make({opened.error(), std::system_category()}, "open", backing.path()));
   }
-  auto adopted = file::adopt(*opened, backing.path());
-  if (!adopted) { // it is not its own then
-    if (auto const closed = os::close(*opened); !closed) {
-      report_dropped_error(error::make({closed.error(), std::system_category()}, "close", backing.path()));
-    }
-  }
-  return adopted;
+  return adopt_or_close(*opened, backing.path());
 }
 
 auto journal_level(commit_durability level) -> journal::level {
@@ -70,6 +64,16 @@ auto journal_level(commit_durability level) -> journal::level {
 }
 
 } // namespace
+
+auto adopt_or_close(os::descriptor opened, std::string_view path) -> result<file> {
+  auto adopted = file::adopt(opened, path);
+  if (!adopted) { // it is not its own then
+    if (auto const closed = os::close(opened); !closed) {
+      report_dropped_error(error::make({closed.error(), std::system_category()}, "close", path));
+    }
+  }
+  return adopted;
+}
 
 heap_store::heap_store(file backing, file_lock lock, file direct)
     : file_{std::move(backing)}, direct_{std::move(direct)}, lock_{std::move(lock)} {}

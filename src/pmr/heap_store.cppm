@@ -62,6 +62,9 @@ private:
   fmmap::result<void> first_;
 };
 
+// Makes a file of a descriptor that has just been opened, or closes it.
+[[nodiscard]] auto adopt_or_close(os::descriptor opened, std::string_view path) -> result<file>;
+
 class heap_store {
 public:
   // Makes the file of a heap, which is there and empty, and has to be locked already.
