@@ -53,7 +53,10 @@ namespace {
 // Whether to take the time for everything, minutes instead of seconds: FMMAP_THOROUGH is set.
 auto is_thorough() -> bool { return std::getenv("FMMAP_THOROUGH") != nullptr; }
 
-constexpr fmmap::heap_options small{.reserve = 4 << 20, .journal_size = 64 << 10};
+constexpr fmmap::heap_options small{.journal_size = 64 << 10};
+
+// That is opened again and again, which takes the longer the more addresses it has.
+constexpr fmmap::heap_options confined{.reserve = 4 << 20, .journal_size = 64 << 10};
 
 // One container of each kind, all of which are changed together.
 struct containers {
@@ -305,7 +308,7 @@ auto rounds_of_a_heap(expected_states& states, std::uint64_t rounds, int opening
           .operation = "persistent_heap",
           .prepare =
               [](std::filesystem::path const& folder) {
-                auto heap = or_throw(persistent_heap::create(folder / "heap", small));
+                auto heap = or_throw(persistent_heap::create(folder / "heap", confined));
                 containers const all{heap};
                 or_throw(heap.commit());
               },
@@ -339,7 +342,7 @@ BOOST_AUTO_TEST_CASE(is_made_whole_or_not_at_all, *boost::unit_test::enable_if<!
   crash::oracle const whole_or_nothing = [whole](crash::image const& image) {
     return image.files.empty() ? std::string{} : whole(image);
   };
-  auto const make = [](crash::trial& t) { or_throw(persistent_heap::open_or_create(t / "heap", small)); };
+  auto const make = [](crash::trial& t) { or_throw(persistent_heap::open_or_create(t / "heap", confined)); };
   crash::scenario const scenario{.name = "making a heap",
                                  .operation = "persistent_heap::create",
                                  .prepare = [](std::filesystem::path const&) {},
