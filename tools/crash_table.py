@@ -56,12 +56,11 @@ def fails(program, case):
     return done.returncode != 0
 
 
-def mutate(mutation):
-    file = TREE / mutation["file"]
-    text = file.read_text()
+def mutated(mutation):
+    text = (ROOT / mutation["file"]).read_text()
     if text.count(mutation["replace"]) != 1:
         sys.exit(f"crash-table: {mutation['file']} does not hold what \"{mutation['name']}\" replaces, once")
-    file.write_text(text.replace(mutation["replace"], mutation["by"]))
+    return text.replace(mutation["replace"], mutation["by"])
 
 
 def main():
@@ -73,6 +72,8 @@ def main():
     chosen = [m for m in mutations if not arguments.names or any(name in m["name"] for name in arguments.names)]
     if not chosen:
         sys.exit("crash-table: tests/mutations.json has no mistake of that name")
+    for mutation in chosen:  # before anything is built
+        mutated(mutation)
     tests = sorted({tuple(level) for mutation in chosen for level in mutation["levels"]})
     programs = {program for _, program, _ in tests}
 
@@ -89,7 +90,7 @@ def main():
     rows = []
     for mutation in chosen:
         copy_sources()
-        mutate(mutation)
+        (TREE / mutation["file"]).write_text(mutated(mutation))
         built = build(programs)
         if built.returncode != 0:
             sys.exit(f"crash-table: \"{mutation['name']}\" does not build\n{built.stdout}")
