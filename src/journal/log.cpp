@@ -433,6 +433,16 @@ auto log::write_in_ring(std::ranges::subrange<std::deque<record>::iterator> run,
   return {};
 }
 
+auto log::write_without_record(transaction const& what) -> result<void> {
+  if (auto done = checkpoint(); !done) {
+    return done;
+  }
+  if (auto done = write_in_place(what.view()); !done) {
+    return done;
+  }
+  return check(os::sync_data(file_.cached), "sync what has no record in");
+}
+
 auto log::apply() -> result<void> {
   if (failed_) {
     return std::unexpected(*failed_);

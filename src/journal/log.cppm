@@ -120,6 +120,13 @@ public:
   // system reports else: then it may have been committed or not.
   [[nodiscard]] auto commit(transaction what, level wanted, std::uint64_t file_bytes) -> result<void>;
 
+  // Writes changes in place without a record of them, durable when this returns, for the transaction that is committed next.
+  // A crash may leave them there without that transaction, so whatever was committed before has to mean the same with them.
+  // It is brought in place first: opening would write it once more, over them.
+  //
+  // Errors: what the system reports; some of it may be in place then.
+  [[nodiscard]] auto write_without_record(transaction const& what) -> result<void>;
+
   // Writes all durable transactions in place.
   [[nodiscard]] auto apply() -> result<void>;
 

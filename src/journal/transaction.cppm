@@ -36,6 +36,9 @@ public:
 
   // Adds those lines of a page's content that `lines` names. Of a page that is added twice the later content counts.
   void change(std::uint64_t number, std::uint64_t lines, std::span<std::byte const, page_bytes> content) {
+    if (lines == 0) {
+      return;
+    }
     auto* to = extend(sizeof(change_header) + length_of(lines));
     to = put(to, change_header{.page = number, .lines = lines});
     for (auto rest = lines; rest != 0; rest &= rest - 1) {

@@ -61,7 +61,7 @@ auto heap_state::check_pointers(staged_commit const& one) const -> result<void> 
     return found != nullptr && found->accessible && found->end - found->begin <= largest_range ? found : nullptr;
   };
   std::optional<escape> escaped;
-  one.changes.view().for_each_change([&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const> bytes) {
+  one.for_each_change([&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const> bytes) {
     auto const content = store_->where().content_at(page * journal::page_bytes);
     if (!content || escaped) {
       return;

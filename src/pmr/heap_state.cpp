@@ -643,7 +643,9 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
 }
 
 auto heap_state::stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>> {
-  staging now{.made = std::make_shared<staged_commit>(), .staged_before = store_->staged_lines()};
+  staging now{.made = std::make_shared<staged_commit>(),
+              .follows_the_last_commit = !store_->has_staged(),
+              .staged_before = store_->staged_lines()};
   auto const all = std::exchange(has_lost_track_, true) || store_->has_lost_track(); // until all is done
   auto const changed = collect_changed(all);
   if (!changed) {
@@ -686,17 +688,13 @@ auto heap_state::collect_changed(bool all_of_it) -> result<std::vector<dirty::pa
   return changed;
 }
 
-auto heap_state::add_changes(staging& to, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
-                             std::uint64_t lines) -> bool {
+auto heap_state::differing_lines(staging const& from, std::uint64_t page,
+                                 std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) const
+    -> std::uint64_t {
   // Asked before the file is looked at: what leaves the journal meanwhile is in the file then.
-  auto const staged = to.staged_before.find(page);
-  auto const unapplied = (staged == to.staged_before.end() ? 0 : staged->second) | store_->unapplied_lines(page);
-  auto const changed = changed_lines(now.data(), view_.bytes().data() + (page * page_bytes));
-  auto const differing = (unapplied | changed) & lines;
-  if (differing != 0) {
-    to.made->changes.change(page, differing, now);
-  }
-  return differing != 0;
+  auto const staged = from.staged_before.find(page);
+  auto const unapplied = (staged == from.staged_before.end() ? 0 : staged->second) | store_->unapplied_lines(page);
+  return (unapplied | changed_lines(now.data(), view_.bytes().data() + (page * page_bytes))) & lines;
 }
 
 // The books of an allocator are not in the content, but beside it.
@@ -731,24 +729,55 @@ void heap_state::add_record(staging& to, std::size_t chunk, heap_format::chunk_r
     auto const count = std::min<std::size_t>(heap_format::lines_per_record - i, in_page - line);
     std::array<std::byte, page_bytes> now{};
     std::memcpy(now.data() + (line * line_bytes), from, count * line_bytes);
-    add_changes(to, (first + i) / in_page, now, (all_lines >> (in_page - count)) << line);
+    auto const page = (first + i) / in_page;
+    to.made->changes.change(page, differing_lines(to, page, now, (all_lines >> (in_page - count)) << line), now);
     from += count * line_bytes;
     i += count;
   }
 }
 
+auto heap_state::tell_free_pages() -> std::function<bool(std::size_t offset)> {
+  struct last_look {
+    std::size_t chunk;
+    alloc::chunk_state state;
+  };
+  return [this, content = store_->committed_content(), books = replay({}),
+          last = std::optional<last_look>{}](std::size_t offset) mutable {
+    auto const chunk = offset / alloc::chunk_bytes;
+    if (offset < content && (!last || last->chunk != chunk)) {
+      last = {.chunk = chunk, .state = read_record(chunk, books)};
+    }
+    auto const page = offset % alloc::chunk_bytes / page_bytes;
+    return offset >= content || last->state.pages[page] == alloc::chunk_state::free;
+  };
+}
+
 void heap_state::add_content(staging& to, std::span<dirty::page_range const> changed) {
+  auto const bytes = std::transform_reduce(changed.begin(), changed.end(), std::uint64_t{0}, std::plus{},
+                                           [](dirty::page_range const& run) { return run.length; });
+  auto const is_large = bytes > store_->ring_bytes() && to.follows_the_last_commit;
+  auto const is_fresh = is_large ? tell_free_pages() : [](std::size_t /*offset*/) { return false; };
   std::vector<dirty::page_range> same;
   dirty::run_list runs{same};
   for (auto const& run : changed) {
     for (auto* at = run.begin; at != run.end(); at += page_bytes) {
       auto const page = file_page_of(at);
-      if (add_changes(to, page, std::span<std::byte const, page_bytes>{at, page_bytes}, all_lines)) {
-        to.made->pages.push_back(page);
-      } else {
+      std::span<std::byte const, page_bytes> const now{at, page_bytes};
+      auto const differing = differing_lines(to, page, now, all_lines);
+      if (differing == 0) {
         runs.append({.begin = at, .length = page_bytes});
+        continue;
+      }
+      to.made->pages.push_back(page);
+      if (is_fresh(static_cast<std::size_t>(at - memory_.content()))) {
+        to.made->fresh.change(page, all_lines, now);
+      } else {
+        to.made->changes.change(page, differing, now);
       }
     }
+  }
+  if (to.made->changes.size_in_ring() + to.made->fresh.size_in_ring() <= store_->ring_bytes()) {
+    to.made->give_fresh_ones_a_record();
   }
   // Pages that are the process's own are found again and again until they are the file's. Where that cannot be had, as
   // where memory is locked, they are only looked at once more than needed.

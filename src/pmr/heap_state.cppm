@@ -100,7 +100,8 @@ private:
   // A commit while it is staged.
   struct staging {
     std::shared_ptr<staged_commit> made;
-    line_masks staged_before; // that those before it have not brought to the journal
+    bool follows_the_last_commit; // and not one that is only staged
+    line_masks staged_before;     // that those before it have not brought to the journal
   };
 
   // Lines of the file that are not in place yet.
@@ -132,9 +133,12 @@ private:
   // The pages of the content that may differ from the last staged commit.
   [[nodiscard]] auto collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>>;
   void add_content(staging& to, std::span<dirty::page_range const> changed);
-  // Adds those of these lines of a page that differ from the last staged commit; returns whether there were any.
-  auto add_changes(staging& to, std::uint64_t page, std::span<std::byte const, journal::page_bytes> now,
-                   std::uint64_t lines) -> bool;
+  // Whether a page is free in the last commit, and nothing has been staged since.
+  [[nodiscard]] auto tell_free_pages() -> std::function<bool(std::size_t offset)>;
+  // Those of these lines of a page that differ from the last staged commit.
+  [[nodiscard]] auto differing_lines(staging const& from, std::uint64_t page,
+                                     std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) const
+      -> std::uint64_t;
   [[nodiscard]] auto file_page_of(std::byte const* content) const noexcept -> std::uint64_t;
   [[nodiscard]] auto fail(errc code, std::string_view operation, std::string_view hint = {}) const
       -> std::unexpected<error>;

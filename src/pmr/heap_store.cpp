@@ -188,7 +188,7 @@ auto heap_store::staged_lines() const -> line_masks {
   std::scoped_lock const lock{queue_};
   line_masks all;
   for (auto const& one : staged_) {
-    one->changes.view().for_each_change(
+    one->for_each_change(
         [&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) { all[page] |= lines; });
   }
   return all;
@@ -239,6 +239,11 @@ auto heap_store::complete(staged_commit& one) -> result<void> {
   if (one.changes.size_in_ring() > log_->ring_bytes()) { // it goes behind the end of the file for a while
     size.lock();
   }
+  if (!one.fresh.is_empty()) {
+    if (auto done = log_->write_without_record(one.fresh); !done) {
+      return done;
+    }
+  }
   // A copy: who stages meanwhile looks at it.
   return log_->commit(one.changes, journal_level(one.level), one.file_bytes);
 }
@@ -259,6 +264,7 @@ void heap_store::give_back(staged_commit& one, std::deque<std::shared_ptr<staged
   };
   try {
     if (next != staged_.end()) {
+      one.give_fresh_ones_a_record();
       one.changes.add((*next)->changes);
       std::swap(one.changes, (*next)->changes);
     }

@@ -7,6 +7,7 @@ module;
 #include <deque>
 #include <expected>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -34,6 +35,7 @@ using line_masks = std::unordered_map<std::uint64_t, std::uint64_t>;
 // What a heap held at one moment, as changes of its file.
 struct staged_commit {
   journal::transaction changes;
+  journal::transaction fresh; // whole pages that are free in every state before, so that they need no record
   commit_durability level = commit_durability::none;
   std::uint64_t file_bytes = 0;
   // What it takes from the next commit's work, and gives back when it comes to nothing.
@@ -41,6 +43,18 @@ struct staged_commit {
   std::vector<std::size_t> chunks; // of the content
   bool is_running = false;         // then whoever drops it has nothing to give back
   std::optional<result<void>> outcome;
+
+  template <class Visit>
+  void for_each_change(Visit visit) const {
+    fresh.view().for_each_change(std::ref(visit));
+    changes.view().for_each_change(std::ref(visit));
+  }
+
+  // Where there are states before it after all, or where they are not worth more than a record.
+  void give_fresh_ones_a_record() {
+    changes.add(fresh);
+    fresh = {};
+  }
 };
 
 // Of several things that go on whether one fails or not: the first error is returned, the others are dropped.
@@ -85,6 +99,8 @@ public:
 
   // How much content the last commit has, and how much there are blocks for.
   [[nodiscard]] auto committed_content() const -> std::uint64_t;
+
+  [[nodiscard]] inline auto ring_bytes() const noexcept -> std::uint64_t { return log_->ring_bytes(); }
 
   // Puts blocks behind content and its books from `from` to `to`. Errors: as file::allocate; the file is then as before.
   [[nodiscard]] auto allocate(std::uint64_t from, std::uint64_t to) -> result<void>;

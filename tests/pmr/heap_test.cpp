@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
+#include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <expected>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +16,7 @@
 #include <memory_resource>
 #include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -245,6 +249,189 @@ BOOST_AUTO_TEST_CASE(holds_more_than_a_segment_of_its_file) {
   auto* const block = *or_throw(heap.find<std::byte*>("block"));
   BOOST_TEST((block[0] == std::byte{1} && block[large - 1] == std::byte{2} && block[large / 2] == std::byte{0}));
   heap.resource()->deallocate(block, large);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+// More than the journal holds, in pages that were free.
+BOOST_AUTO_TEST_SUITE(new_content)
+
+namespace {
+
+constexpr fmmap::heap_options small_journal{.journal_size = 64 << 10};
+constexpr std::size_t large = std::size_t{4} << 20;
+
+// That an object points to.
+struct block {
+  std::byte* begin;
+  std::size_t size;
+
+  void allocate(persistent_heap const& in, std::size_t bytes, int filled_with) {
+    begin = static_cast<std::byte*>(in.resource()->allocate(bytes));
+    size = bytes;
+    fill(filled_with);
+  }
+  void fill(int with) { std::memset(begin, with, size); }
+  void deallocate(persistent_heap const& in) const { in.resource()->deallocate(begin, size); }
+  [[nodiscard]] auto holds_only(int value) const -> bool {
+    return std::ranges::all_of(std::span{begin, size}, [&](std::byte one) { return one == std::byte(value); });
+  }
+};
+
+auto found_after_opening(std::filesystem::path const& path) -> std::pair<persistent_heap, block> {
+  auto heap = open(path);
+  auto const found = *or_throw(heap.find<block>("block"));
+  return {std::move(heap), found};
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(is_written_once) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(
+      path,
+      [](persistent_heap& heap) {
+        or_throw(heap.construct<block>("block"))->allocate(heap, large, 1);
+        auto const before = heap.stats().journal_bytes;
+        or_throw(heap.commit());
+        BOOST_TEST(heap.stats().journal_bytes - before < large / 50); // the books
+      },
+      small_journal);
+  auto const [heap, found] = found_after_opening(path);
+  BOOST_TEST(found.size == large);
+  BOOST_TEST(found.holds_only(1));
+}
+
+BOOST_AUTO_TEST_CASE(is_not_overwritten_by_what_was_there_in_earlier_commits) {
+  for (auto const level : {commit_durability::process, commit_durability::power}) {
+    scratch const folder;
+    auto const path = folder / "heap";
+    made(
+        path,
+        [&](persistent_heap& heap) {
+          auto* const it = or_throw(heap.construct<block>("block"));
+          it->allocate(heap, large, 1);
+          or_throw(heap.commit());
+          std::memset(it->begin, 2, 8192);
+          or_throw(heap.commit(level)); // in the journal
+          auto const* const before = it->begin;
+          it->deallocate(heap);
+          or_throw(heap.commit(level));
+          it->allocate(heap, large, 3);
+          BOOST_REQUIRE((it->begin == before));
+          or_throw(heap.commit(level));
+        },
+        small_journal);
+    auto const [heap, found] = found_after_opening(path);
+    BOOST_TEST(found.size == large);
+    BOOST_TEST(found.holds_only(3));
+  }
+}
+
+// Pages that the last commit has are not overwritten before the next one is committed.
+BOOST_AUTO_TEST_CASE(goes_nowhere_where_the_last_commit_has_something) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(
+      path,
+      [&](persistent_heap& heap) {
+        auto* const it = or_throw(heap.construct<block>("block"));
+        it->allocate(heap, large, 1);
+        or_throw(heap.commit());
+        auto const old = *it;
+        it->allocate(heap, large, 2);
+        old.deallocate(heap);
+        std::optional dropped{or_throw(heap.stage_commit())};
+        it->deallocate(heap);
+        it->allocate(heap, large, 3); // free in what is staged, and not in what is committed
+        BOOST_REQUIRE((it->begin == old.begin));
+        auto next = or_throw(heap.stage_commit());
+        dropped.reset();
+        seam::armed const table;
+        seam::fail(os::call::fdatasync, EIO); // after the writes
+        BOOST_TEST((next.run().error() == std::errc::io_error));
+      },
+      small_journal);
+  auto const [heap, found] = found_after_opening(path);
+  BOOST_TEST(found.size == large);
+  BOOST_TEST(found.holds_only(1));
+}
+
+BOOST_AUTO_TEST_CASE(that_was_staged_and_dropped_is_in_the_next_commit) {
+  for (bool const next_is_staged_before : {false, true}) {
+    scratch const folder;
+    auto const path = folder / "heap";
+    made(
+        path,
+        [&](persistent_heap& heap) {
+          auto* const it = or_throw(heap.construct<block>("block"));
+          or_throw(heap.commit());
+          it->allocate(heap, large, 1);
+          std::optional dropped{or_throw(heap.stage_commit())};
+          it->begin[0] = std::byte{2};
+          std::optional<fmmap::flush_job> next;
+          if (next_is_staged_before) {
+            next = or_throw(heap.stage_commit());
+          }
+          dropped.reset();
+          if (next) {
+            or_throw(next->run());
+          } else {
+            or_throw(heap.commit());
+          }
+        },
+        small_journal);
+    auto const [heap, found] = found_after_opening(path);
+    BOOST_TEST((found.begin[0] == std::byte{2}));
+    found.begin[0] = std::byte{1};
+    BOOST_TEST(found.holds_only(1));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(may_change_while_its_commit_runs) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(
+      path,
+      [](persistent_heap& heap) {
+        auto* const it = or_throw(heap.construct<block>("block"));
+        it->allocate(heap, large, 1);
+        auto first = or_throw(heap.stage_commit());
+        it->fill(2);
+        auto second = or_throw(heap.stage_commit());
+        it->fill(3);
+        or_throw(first.run());
+        or_throw(second.run());
+      },
+      small_journal);
+  auto const [heap, found] = found_after_opening(path);
+  BOOST_TEST(found.holds_only(2));
+}
+
+BOOST_AUTO_TEST_CASE(is_gone_after_a_rollback) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(
+      path,
+      [](persistent_heap& heap) {
+        auto* const it = or_throw(heap.construct<block>("block"));
+        it->allocate(heap, large, 1);
+        or_throw(heap.commit());
+        it->deallocate(heap);
+        it->allocate(heap, 2 * large, 2);
+        or_throw(heap.rollback());
+        BOOST_TEST(it->holds_only(1));
+        it->deallocate(heap);
+        it->allocate(heap, 3 * large, 3);
+        or_throw(heap.commit());
+        or_throw(heap.rollback());
+        BOOST_TEST(it->holds_only(3));
+      },
+      small_journal);
+  auto const [heap, found] = found_after_opening(path);
+  BOOST_TEST(found.size == 3 * large);
+  BOOST_TEST(found.holds_only(3));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -94,11 +94,14 @@ private:
     for (std::size_t i = 0; i < of_.free().size(); ++i) {
       auto const d = of_.free()[i];
       auto const from_behind = of_.free()[of_.free().size() - 1 - i];
+      accumulated[d] = latest[d];
+      reversed[from_behind] = latest[from_behind];
+      if ((i + result_.crash_points) % spent_.one_in != 0) {
+        continue;
+      }
       check(with(oldest, d, latest[d]), {}); // singles
       check(with(latest, d, 0), {});         // all but one
-      accumulated[d] = latest[d];
       check(accumulated, {});
-      reversed[from_behind] = latest[from_behind];
       check(reversed, {});
     }
     for (std::size_t i = 0; i < spent_.samples; ++i) {

@@ -51,6 +51,7 @@ struct report {
 // How many histories of a moment are looked at when there are many.
 struct effort {
   std::size_t all_up_to = 4096; // of them, every one; where there are more, some
+  std::size_t one_in = 1;       // of the things that can be lost or kept, those that are lost or kept alone
   std::size_t samples = sanitized ? 400 : 2000;
   std::size_t torn_samples = sanitized ? 50 : 200;
   std::size_t runs_again = sanitized ? 4 : 16;
