@@ -288,15 +288,10 @@ auto log::find_spilled(reference const& to, std::uint64_t at) -> result<bool> {
 
 // --- Records ----------------------------------------------------------------------------------------------------------
 
-void log::note_lines(record const& of, lines_of_pages& lines) {
-  of.what.view().for_each_change(
-      [&](std::uint64_t number, std::uint64_t changed, std::span<std::byte const>) { lines[number] |= changed; });
-}
-
 void log::add(record one) {
   {
     std::scoped_lock const lock{unapplied_->mutex};
-    note_lines(one, unapplied_->lines);
+    unapplied_->lines.add(one.what.view());
   }
   tail_ = sequence_ == slot_.about.sequence ? one.at : tail_;
   head_ = one.end() % slot_.about.ring_bytes;
@@ -307,8 +302,7 @@ void log::add(record one) {
 
 auto log::unapplied_lines(std::uint64_t number) const noexcept -> std::uint64_t {
   std::scoped_lock const lock{unapplied_->mutex};
-  auto const found = unapplied_->lines.find(number);
-  return found == unapplied_->lines.end() ? 0 : found->second;
+  return unapplied_->lines.of(number);
 }
 
 // Where in the ring a record of that length goes; nothing while records of the last checkpoint are in the way.
@@ -453,12 +447,12 @@ auto log::apply() -> result<void> {
     }
     records_.pop_front();
   }
-  lines_of_pages left;
+  line_masks left;
   for (auto const& one : records_) {
-    note_lines(one, left);
+    left.add(one.what.view());
   }
   std::scoped_lock const lock{unapplied_->mutex};
-  unapplied_->lines.swap(left);
+  std::swap(unapplied_->lines, left);
   return {};
 }
 

@@ -13,7 +13,6 @@ module;
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 export module fmmap.journal:log;
@@ -146,12 +145,10 @@ private:
     [[nodiscard]] inline auto end() const noexcept -> std::uint64_t { return at + in_ring().size_bytes(); }
   };
 
-  using lines_of_pages = std::unordered_map<std::uint64_t, std::uint64_t>;
-
   // What other threads may ask for.
   struct unapplied {
     std::mutex mutex;
-    lines_of_pages lines;
+    line_masks lines;
   };
 
   log(journaled_file file, slot const& current);
@@ -163,7 +160,6 @@ private:
   [[nodiscard]] auto find_spilled(reference const& to, std::uint64_t at) -> result<bool>;
 
   void add(record one);
-  static void note_lines(record const& of, lines_of_pages& lines);
   [[nodiscard]] auto find_room(std::uint64_t length) const noexcept -> std::optional<std::uint64_t>;
   [[nodiscard]] auto make_room(std::uint64_t length) -> result<std::uint64_t>;
   [[nodiscard]] auto commit_in_ring(transaction what, level wanted, std::uint64_t file_bytes) -> result<void>;

@@ -2,15 +2,17 @@
 module;
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
-// A record while it is made, in memory that direct I/O takes.
+// A record while it is made, in memory that direct I/O takes; and what several are about.
 export module fmmap.journal:transaction;
 
 import :format;
@@ -93,6 +95,26 @@ private:
 
   std::vector<page> pages_;
   std::size_t length_ = 0;
+};
+
+// Lines by pages. Pages that are near each other in the file are near each other here.
+class line_masks {
+public:
+  inline void add(std::uint64_t page, std::uint64_t lines) { leaves_[page / leaf_pages][page % leaf_pages] |= lines; }
+
+  void add(record_view changes) {
+    changes.for_each_change(
+        [this](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) { add(page, lines); });
+  }
+
+  [[nodiscard]] inline auto of(std::uint64_t page) const noexcept -> std::uint64_t {
+    auto const found = leaves_.find(page / leaf_pages);
+    return found == leaves_.end() ? 0 : found->second[page % leaf_pages];
+  }
+
+private:
+  static constexpr std::size_t leaf_pages = 512;
+  std::unordered_map<std::uint64_t, std::array<std::uint64_t, leaf_pages>> leaves_;
 };
 
 } // namespace fmmap::journal

@@ -197,6 +197,22 @@ auto changed_lines(std::byte const* now, std::byte const* before) noexcept -> st
   return lines;
 }
 
+// The page that follows in ascending runs, if one does.
+template <class Iterator>
+auto next_page(std::byte const* at, Iterator run, Iterator end) noexcept -> std::byte const* {
+  if (at + page_bytes != run->end()) {
+    return at + page_bytes;
+  }
+  return ++run == end ? nullptr : run->begin;
+}
+
+// Asks for all of a page, so that looking at it later does not wait for each line of it.
+void prefetch(std::byte const* page) noexcept {
+  for (std::size_t at = 0; at < page_bytes; at += line_bytes) {
+    __builtin_prefetch(page + at);
+  }
+}
+
 // The work of a staged commit. Keeps the file of the heap.
 class commit_work final : public flush_work {
 public:
@@ -670,6 +686,10 @@ auto heap_state::file_page_of(std::byte const* content) const noexcept -> std::u
   return store_->where().offset_of(static_cast<std::uint64_t>(content - memory_.content())) / page_bytes;
 }
 
+auto heap_state::in_place(std::uint64_t page) const noexcept -> std::byte const* {
+  return view_.bytes().data() + (page * page_bytes);
+}
+
 auto heap_state::collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>> {
   std::vector<dirty::page_range> changed;
   dirty::run_list runs{changed};
@@ -692,9 +712,8 @@ auto heap_state::differing_lines(staging const& from, std::uint64_t page,
                                  std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) const
     -> std::uint64_t {
   // Asked before the file is looked at: what leaves the journal meanwhile is in the file then.
-  auto const staged = from.staged_before.find(page);
-  auto const unapplied = (staged == from.staged_before.end() ? 0 : staged->second) | store_->unapplied_lines(page);
-  return (unapplied | changed_lines(now.data(), view_.bytes().data() + (page * page_bytes))) & lines;
+  auto const unapplied = from.staged_before.of(page) | store_->unapplied_lines(page);
+  return (unapplied | changed_lines(now.data(), in_place(page))) & lines;
 }
 
 // The books of an allocator are not in the content, but beside it.
@@ -759,8 +778,12 @@ void heap_state::add_content(staging& to, std::span<dirty::page_range const> cha
   auto const is_fresh = is_large ? tell_free_pages() : [](std::size_t /*offset*/) { return false; };
   std::vector<dirty::page_range> same;
   dirty::run_list runs{same};
-  for (auto const& run : changed) {
-    for (auto* at = run.begin; at != run.end(); at += page_bytes) {
+  for (auto run = changed.begin(); run != changed.end(); ++run) {
+    for (auto* at = run->begin; at != run->end(); at += page_bytes) {
+      if (auto const* const next = next_page(at, run, changed.end()); next != nullptr) {
+        prefetch(next);
+        prefetch(in_place(file_page_of(next)));
+      }
       auto const page = file_page_of(at);
       std::span<std::byte const, page_bytes> const now{at, page_bytes};
       auto const differing = differing_lines(to, page, now, all_lines);
@@ -830,7 +853,7 @@ auto heap_state::return_to_last_commit() -> result<void> {
   }
   for (auto const& run : *changed) {
     for (auto* at = run.begin; at != run.end(); at += page_bytes) {
-      auto const* const before = view_.bytes().data() + (file_page_of(at) * page_bytes);
+      auto const* const before = in_place(file_page_of(at));
       if (changed_lines(at, before) != 0) {
         std::memcpy(at, before, page_bytes);
       }

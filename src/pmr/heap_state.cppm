@@ -100,8 +100,8 @@ private:
   // A commit while it is staged.
   struct staging {
     std::shared_ptr<staged_commit> made;
-    bool follows_the_last_commit; // and not one that is only staged
-    line_masks staged_before;     // that those before it have not brought to the journal
+    bool follows_the_last_commit;      // and not one that is only staged
+    journal::line_masks staged_before; // that those before it have not brought to the journal
   };
 
   // Lines of the file that are not in place yet.
@@ -140,6 +140,7 @@ private:
                                      std::span<std::byte const, journal::page_bytes> now, std::uint64_t lines) const
       -> std::uint64_t;
   [[nodiscard]] auto file_page_of(std::byte const* content) const noexcept -> std::uint64_t;
+  [[nodiscard]] auto in_place(std::uint64_t page) const noexcept -> std::byte const*;
   [[nodiscard]] auto fail(errc code, std::string_view operation, std::string_view hint = {}) const
       -> std::unexpected<error>;
   [[nodiscard]] auto fail(int code, std::string_view operation) const -> std::unexpected<error>;

@@ -18,7 +18,6 @@ module;
 #include <span>
 #include <string>
 #include <system_error>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -184,12 +183,12 @@ auto heap_store::allocate(std::uint64_t from, std::uint64_t to) -> result<void> 
 
 // --- Commits ----------------------------------------------------------------------------------------------------------
 
-auto heap_store::staged_lines() const -> line_masks {
+auto heap_store::staged_lines() const -> journal::line_masks {
   std::scoped_lock const lock{queue_};
-  line_masks all;
+  journal::line_masks all;
   for (auto const& one : staged_) {
-    one->for_each_change(
-        [&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) { all[page] |= lines; });
+    all.add(one->fresh.view());
+    all.add(one->changes.view());
   }
   return all;
 }

@@ -12,7 +12,6 @@ module;
 #include <mutex>
 #include <optional>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -28,9 +27,6 @@ import :heap_format;
 import :persistent_heap;
 
 namespace fmmap {
-
-// Lines by pages of the file.
-using line_masks = std::unordered_map<std::uint64_t, std::uint64_t>;
 
 // What a heap held at one moment, as changes of its file.
 struct staged_commit {
@@ -107,7 +103,7 @@ public:
 
   // Lines that the file in place does not have as the last staged commit does: of those that are staged, and of those that have
   // run. Whoever looks at the file has to ask first, in this order: what is asked for later may have got further meanwhile.
-  [[nodiscard]] auto staged_lines() const -> line_masks;
+  [[nodiscard]] auto staged_lines() const -> journal::line_masks;
   [[nodiscard]] inline auto unapplied_lines(std::uint64_t page) const -> std::uint64_t {
     return log_->unapplied_lines(page);
   }

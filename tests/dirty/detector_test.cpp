@@ -24,9 +24,6 @@
 #include <boost/test/unit_test.hpp>
 
 #include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -34,6 +31,7 @@
 
 #include "support/outcome.hpp"
 #include "support/process.hpp"
+#include "support/sandbox.hpp"
 #include "support/scratch.hpp"
 #include "support/seed.hpp"
 
@@ -321,33 +319,6 @@ private:
   std::mt19937 random_;
   int source_ = -1;
 };
-
-// --- Filters --------------------------------------------------------------------------------------------------------------
-
-constexpr unsigned pagemap_scan_request = 0xc060'6610; // PAGEMAP_SCAN
-
-// Makes userfaultfd(2) fail with EPERM, as the default filters of containers do, and PAGEMAP_SCAN with ENOTTY where asked.
-void install_filter(bool without_scan) {
-  constexpr auto number = static_cast<std::uint32_t>(offsetof(seccomp_data, nr));
-  constexpr auto request = static_cast<std::uint32_t>(offsetof(seccomp_data, args) + sizeof(std::uint64_t));
-  constexpr auto refuse = [](int error) {
-    return sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | static_cast<std::uint32_t>(error));
-  };
-  std::array program{
-      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, number),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_userfaultfd, 0, 1),
-      refuse(EPERM),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
-      sock_filter BPF_STMT(BPF_LD | BPF_W | BPF_ABS, request),
-      sock_filter BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, without_scan ? pagemap_scan_request : 0, 0, 1),
-      refuse(ENOTTY),
-      sock_filter BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  sock_fprog const filter{.len = static_cast<unsigned short>(program.size()), .filter = program.data()};
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) != 0) {
-    throw std::runtime_error("seccomp");
-  }
-}
 
 // The kind of a detector that is not better than this.
 auto not_better_than(method limit) -> std::string_view { return to_string(detector::make(limit)->kind()); }
@@ -755,7 +726,7 @@ BOOST_AUTO_TEST_CASE(belongs_to_the_one_that_made_it) {
 BOOST_AUTO_TEST_CASE(works_behind_a_filter_without_userfaultfd) {
   auto const expected = not_better_than(method::pagemap_scan);
   BOOST_TEST(found_in_child([&](findings& found) {
-               install_filter(false);
+               forbid_userfaultfd();
                auto const by = detector::make();
                found.expect(to_string(by->kind()) == expected, "not the next method");
                scratch const s;
@@ -766,7 +737,7 @@ BOOST_AUTO_TEST_CASE(works_behind_a_filter_without_userfaultfd) {
 BOOST_AUTO_TEST_CASE(works_behind_a_filter_without_userfaultfd_and_scans) {
   auto const expected = not_better_than(method::pagemap);
   BOOST_TEST(found_in_child([&](findings& found) {
-               install_filter(true);
+               forbid_userfaultfd_and_scans();
                auto const by = detector::make();
                found.expect(to_string(by->kind()) == expected, "not the next method");
                scratch const s;

@@ -12,14 +12,17 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "support/process.hpp"
+#include "support/sandbox.hpp"
 #include "support/scratch.hpp"
 
 import fmmap.core;
@@ -266,6 +269,76 @@ BOOST_AUTO_TEST_CASE(after_exec_and_at_exit_a_writer_can_have_it) {
     }
     BOOST_TEST(end_of(child) == (executes ? -SIGKILL : 0));
     BOOST_TEST(contents(path).size() == 2U);
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+namespace {
+
+// Whatever a heap does, from its creation on. Returns how it found out what has changed.
+auto use_heap(std::filesystem::path const& path, findings& found) -> std::string_view {
+  std::string_view detector;
+  {
+    auto heap = or_throw(persistent_heap::create(path, {.journal_size = 64 << 10}));
+    detector = heap.stats().dirty_detector;
+    auto* const some = or_throw(heap.construct<numbers>("numbers"));
+    for (std::uint64_t round = 1; round <= 20; ++round) {
+      some->resize(round % 7 == 0 ? 200'000 : 1000, round);
+      some->back() = round;
+      if (round % 5 == 0) {
+        auto job = or_throw(heap.stage_commit());
+        some->back() = 0;
+        or_throw(job.run());
+        or_throw(heap.rollback());
+      } else {
+        or_throw(heap.commit(round % 2 == 0 ? commit_durability::process : commit_durability::power));
+      }
+    }
+    some->clear();
+  }
+  auto const left = contents(path);
+  found.expect(left.size() == 1000 && left.front() == 1 && left.back() == 20, "what it finds when it is opened again");
+  return detector;
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(a_process_with_fewer_rights, *boost::unit_test::enable_if<!thread_sanitized>())
+
+BOOST_AUTO_TEST_CASE(has_whole_heaps_where_a_filter_forbids_userfaultfd) {
+  scratch const folder;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               forbid_userfaultfd();
+               auto const detector = use_heap(folder / "heap", found);
+               found.expect(detector != "userfaultfd", detector);
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(has_whole_heaps_where_a_filter_forbids_scans_too) {
+  scratch const folder;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               forbid_userfaultfd_and_scans();
+               auto const detector = use_heap(folder / "heap", found);
+               found.expect(detector == "pagemap" || detector == "compare", detector);
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(has_whole_heaps_as_an_ordinary_user) {
+  if (!is_root()) {
+    return skip("all of this runs as an ordinary user");
+  }
+  scratch const folder{memory_folder()};
+  std::filesystem::permissions(folder.folder(), std::filesystem::perms::all);
+  for (bool const dumpable : {true, false}) {
+    BOOST_TEST(found_in_child([&](findings& found) {
+                 auto const best = or_throw(persistent_heap::create(folder / "first")).stats().dirty_detector;
+                 found.expect(become_ordinary_user(), "cannot become an ordinary user");
+                 ::prctl(PR_SET_DUMPABLE, dumpable ? 1 : 0); // one that is not may not open its own pagemap
+                 auto const detector = use_heap(folder / (dumpable ? "heap" : "other"), found);
+                 found.expect(detector == (dumpable ? best : "compare"), detector);
+               }) == "");
+    std::filesystem::remove(folder / "first");
   }
 }
 

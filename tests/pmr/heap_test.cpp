@@ -563,6 +563,32 @@ BOOST_AUTO_TEST_CASE(that_is_dropped_is_in_those_staged_after_it) { // A changed
   BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->back() == 2U);
 }
 
+// What the file has meanwhile is the old value and the new one.
+BOOST_AUTO_TEST_CASE(counts_where_a_change_is_taken_back) {
+  for (bool const staged : {true, false}) {
+    scratch const folder;
+    auto const path = folder / "heap";
+    made(path, [&](persistent_heap& heap) {
+      auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1, 2, 3}));
+      or_throw(heap.commit());
+      some->front() = 7;
+      std::optional<fmmap::flush_job> first;
+      if (staged) {
+        first = or_throw(heap.stage_commit());
+      } else {
+        or_throw(heap.commit(commit_durability::process));
+      }
+      some->front() = 1;
+      auto second = or_throw(heap.stage_commit(commit_durability::process));
+      if (first) {
+        or_throw(first->run());
+      }
+      or_throw(second.run());
+    });
+    BOOST_TEST(contents(path).front() == 1U);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(may_be_dropped_while_another_thread_runs_it_with_those_after_it) {
   scratch const folder;
   auto const path = folder / "heap";
