@@ -174,7 +174,7 @@ public:
   // So that its log begins anew, in blocks that it has already.
   void rest() { execute("PRAGMA wal_checkpoint(RESTART)"); }
 
-private:
+protected:
   void check(int code) const {
     if (code != SQLITE_OK) {
       throw std::runtime_error{std::string{"SQLite: "} + sqlite3_errmsg(database_)};
@@ -185,8 +185,12 @@ private:
     check(sqlite3_exec(database_, statement.c_str(), nullptr, nullptr, nullptr));
   }
 
-  data_file file_{"sqlite"};
+  [[nodiscard]] auto path() const -> std::filesystem::path const& { return file_.path(); }
+
   sqlite3* database_ = nullptr;
+
+private:
+  data_file file_{"sqlite"};
   choice choice_;
 };
 
@@ -369,6 +373,104 @@ void staged_commit(benchmark::State& state, bool whole) {
   }
 }
 
+// --- Opening ----------------------------------------------------------------------------------------------------------
+
+// Changes that a journal of 8 MiB holds: in so many commits of 1 024 pages.
+constexpr std::size_t journaled_commits = 90;
+
+// A heap that is closed, with a vector of so many MiB.
+template <std::size_t Mib>
+class closed_heap {
+public:
+  closed_heap() {
+    auto made = fmmap::or_throw(fmmap::persistent_heap::create(file_.path()));
+    fmmap::or_throw(made.construct<std::pmr::vector<std::byte>>("bytes", pages() * page_bytes, std::byte{1}));
+    fmmap::or_throw(made.commit());
+  }
+
+  // Opens it and finds the object.
+  auto open() -> std::pair<fmmap::persistent_heap, std::span<std::byte>> {
+    auto heap = fmmap::or_throw(fmmap::persistent_heap::open(file_.path()));
+    std::span<std::byte> const found = *fmmap::or_throw(heap.find<std::pmr::vector<std::byte>>("bytes"));
+    return {std::move(heap), found};
+  }
+
+  // Closing writes nothing in place, so the journal is left as a crash would leave it.
+  void fill_journal() {
+    auto [heap, all] = open();
+    for (std::size_t commit = 0; commit < bench::sized(journaled_commits, 2); ++commit) {
+      for (std::size_t i = 0; i < bench::sized(1024, 16); ++i) {
+        all[random_() % pages() * page_bytes] ^= std::byte{1};
+      }
+      fmmap::or_throw(heap.commit());
+    }
+  }
+
+private:
+  static auto pages() -> std::size_t { return bench::sized(Mib * mib / page_bytes, 1024); }
+
+  data_file file_{("heap_of_" + std::to_string(Mib)).c_str()};
+  std::mt19937_64 random_{1};
+};
+
+// The same, with as many pages in its log, or with none.
+template <bool WithLog>
+class closed_sqlite : public sqlite_store {
+public:
+  closed_sqlite() {
+    for (std::size_t done = 0; WithLog && done < bench::sized(journaled_commits, 2); ++done) {
+      commit(bench::sized(1024, 16));
+    }
+    if (!WithLog) {
+      execute("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+    close();
+  }
+
+  class connection {
+  public:
+    explicit connection(closed_sqlite& to) : to_{to} {}
+    connection(connection const&) = delete;
+    auto operator=(connection const&) -> connection& = delete;
+    ~connection() { to_.close(); }
+
+  private:
+    closed_sqlite& to_;
+  };
+
+  // Opens it and finds a row.
+  auto open() -> connection {
+    check(sqlite3_open(path().c_str(), &database_));
+    execute("SELECT bytes FROM pages WHERE number = 1");
+    return connection{*this};
+  }
+
+  void fill_journal() {} // it is left as it was
+
+private:
+  void close() {
+    sqlite3_db_config(database_, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, nullptr);
+    sqlite3_close(std::exchange(database_, nullptr));
+  }
+};
+
+template <class Closed, bool AfterCrash>
+void reopen(benchmark::State& state) {
+  if (!bench::is_durable(state)) {
+    return;
+  }
+  auto& closed = the<Closed>();
+  for ([[maybe_unused]] auto _ : state) {
+    if (AfterCrash) {
+      closed.fill_journal();
+    }
+    bench::settle();
+    bench::stopwatch watch{state};
+    auto const opened = closed.open();
+    watch.stop();
+  }
+}
+
 void staging(benchmark::State& state) { staged_commit(state, false); }
 void staging_and_running(benchmark::State& state) { staged_commit(state, true); }
 
@@ -389,6 +491,16 @@ void add_rows() {
   bench::add_row("heap.sustained_1k.sqlite", bench::pace::slow,
                  {{"ours", sustained_ours}, {"peer", sustained<checkpointing_sqlite_store>}});
   bench::add_row("heap.stall_1k", bench::pace::slow, {{"ours", staging}, {"peer", staging_and_running}});
+  bench::add_row("heap.open", bench::pace::slow,
+                 {{"ours", reopen<closed_heap<1024>, false>},
+                  {"peer", reopen<closed_sqlite<false>, false>},
+                  {"of_256_MiB", reopen<closed_heap<256>, false>},
+                  {"of_16_MiB", reopen<closed_heap<16>, false>}});
+  bench::add_row("heap.recover", bench::pace::slow,
+                 {{"ours", reopen<closed_heap<1024>, true>},
+                  {"peer", reopen<closed_sqlite<true>, true>},
+                  {"of_256_MiB", reopen<closed_heap<256>, true>},
+                  {"of_16_MiB", reopen<closed_heap<16>, true>}});
 }
 
 } // namespace

@@ -10,6 +10,8 @@ counter "value" where a benchmark has one, else of the time of an iteration in n
 unless the benchmark's name says real_time or manual_time. Medians of its other counters are shown beside it; those whose
 name ends in _ns are times.
 
+A row whose bar is null is only shown.
+
 Exits 1 when a row is SHORT. A smoke run holds nothing against its bar, and fails where a benchmark did.
 """
 
@@ -71,6 +73,8 @@ def judge(bar, variants, counters, reason, smoke):
         status = f"SKIP({reason.removeprefix('SKIP: ')})" if reason.startswith("SKIP: ") else "SHORT"
     elif measured is None:
         status = "MISSING"
+    elif bar["bar"] is None:
+        status = "shown"
     elif smoke:
         status = "SKIP(a smoke run measures nothing)"
     else:
@@ -112,7 +116,10 @@ def show_counters(counters):
 
 def show(row):
     sign = "<=" if row["kind"].startswith("max") else ">="
-    bar = f"{sign} {row['bar']}" if row["kind"].endswith("ratio") else f"{sign} {in_words(row['bar'], row['unit'])}"
+    if row["bar"] is None:
+        bar = ""
+    else:
+        bar = f"{sign} {row['bar']}" if row["kind"].endswith("ratio") else f"{sign} {in_words(row['bar'], row['unit'])}"
     columns = (in_words(row["ours"], row["unit"]), in_words(row["peer"], row["unit"]), ratio_in_words(row["ratio"]), bar)
     print(f"{row['id']:<24} {columns[0]:>12} {columns[1]:>12} {columns[2]:>8} {columns[3]:>12}  {row['status']}")
     if row["status"] == "SHORT" and "reason" in row:

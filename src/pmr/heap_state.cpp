@@ -197,22 +197,6 @@ auto changed_lines(std::byte const* now, std::byte const* before) noexcept -> st
   return lines;
 }
 
-// The page that follows in ascending runs, if one does.
-template <class Iterator>
-auto next_page(std::byte const* at, Iterator run, Iterator end) noexcept -> std::byte const* {
-  if (at + page_bytes != run->end()) {
-    return at + page_bytes;
-  }
-  return ++run == end ? nullptr : run->begin;
-}
-
-// Asks for all of a page, so that looking at it later does not wait for each line of it.
-void prefetch(std::byte const* page) noexcept {
-  for (std::size_t at = 0; at < page_bytes; at += line_bytes) {
-    __builtin_prefetch(page + at);
-  }
-}
-
 // The work of a staged commit. Keeps the file of the heap.
 class commit_work final : public flush_work {
 public:
@@ -778,12 +762,8 @@ void heap_state::add_content(staging& to, std::span<dirty::page_range const> cha
   auto const is_fresh = is_large ? tell_free_pages() : [](std::size_t /*offset*/) { return false; };
   std::vector<dirty::page_range> same;
   dirty::run_list runs{same};
-  for (auto run = changed.begin(); run != changed.end(); ++run) {
-    for (auto* at = run->begin; at != run->end(); at += page_bytes) {
-      if (auto const* const next = next_page(at, run, changed.end()); next != nullptr) {
-        prefetch(next);
-        prefetch(in_place(file_page_of(next)));
-      }
+  for (auto const& run : changed) {
+    for (auto* at = run.begin; at != run.end(); at += page_bytes) {
       auto const page = file_page_of(at);
       std::span<std::byte const, page_bytes> const now{at, page_bytes};
       auto const differing = differing_lines(to, page, now, all_lines);

@@ -352,7 +352,7 @@ auto making_a_heap(expected_states& states) -> crash::scenario {
 }
 
 auto effort() -> l1::effort {
-  return is_thorough() ? l1::effort{.all_up_to = 256, .samples = 100, .torn_samples = 50, .runs_again = 4}
+  return is_thorough() ? l1::effort{.all_up_to = 256, .samples = 130, .torn_samples = 60, .runs_again = 4}
                        : l1::effort{.all_up_to = 8, .one_in = 8, .samples = 4, .torn_samples = 2, .runs_again = 1};
 }
 
