@@ -4,7 +4,6 @@ module;
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -41,6 +40,7 @@ import :heap_memory;
 import :heap_objects;
 import :heap_state;
 import :heap_store;
+import :new_heap_file;
 
 namespace fmmap {
 
@@ -87,82 +87,6 @@ auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
   }
   return lock;
 }
-
-// The file of a heap while it is made. Where the file system knows files without a name it gets its own last, so that nothing
-// that happens meanwhile leaves half a heap behind.
-class new_file {
-public:
-  [[nodiscard]] static auto create(std::filesystem::path const& path, unsigned permissions) -> result<new_file> {
-    auto const is_taken = os::status_at(os::working_directory, path.c_str(), false).has_value();
-    if (!is_taken && !path.native().contains('\0')) {
-      auto const unnamed = os::retry([&] {
-        return os::open(os::working_directory, folder_of(path).c_str(), {.write = true, .unnamed = true}, permissions);
-      });
-      if (unnamed) {
-        return wrap(adopt_or_close(*unnamed, path.native()), path, false);
-      }
-      if (unnamed.error() != EOPNOTSUPP && unnamed.error() != EISDIR && unnamed.error() != EINVAL) {
-        return fail(unnamed.error(), "create", path);
-      }
-    }
-    return wrap(file::create_new(path, {.permissions = permissions, .sync_directory = true}), path, true);
-  }
-
-  // Its file, for whoever fills it.
-  [[nodiscard]] auto take() noexcept -> file&& { return std::move(made_); }
-
-  // When it is complete.
-  [[nodiscard]] auto give_name(os::descriptor complete) -> result<void> {
-    if (is_named_) {
-      return {};
-    }
-    if (auto const linked = os::link_descriptor(complete, os::working_directory, path_.c_str()); !linked) {
-      return fail(linked.error(), "give a name to", path_);
-    }
-    is_named_ = true;
-    auto const folder =
-        os::retry([&] { return os::open(os::working_directory, folder_of(path_).c_str(), {.directory = true}, 0); });
-    auto const synced = os::retry([&] { return folder ? os::sync(*folder) : os::sync_file_system(complete); });
-    if (folder) {
-      drop_failure(os::close(*folder), "close the directory of");
-    }
-    return synced ? result<void>{} : fail(synced.error(), "make durable the name of", path_);
-  }
-
-  // When it is not to be.
-  void remove() {
-    if (is_named_) {
-      drop_failure(os::unlink(os::working_directory, path_.c_str()), "remove the new");
-    }
-  }
-
-private:
-  new_file(file made, std::filesystem::path path, bool is_named)
-      : made_{std::move(made)}, path_{std::move(path)}, is_named_{is_named} {}
-
-  static auto wrap(result<file> made, std::filesystem::path const& path, bool is_named) -> result<new_file> {
-    return made ? result<new_file>{new_file{std::move(*made), path, is_named}}
-                : std::unexpected(std::move(made).error());
-  }
-
-  static auto folder_of(std::filesystem::path const& path) -> std::filesystem::path {
-    return path.has_parent_path() ? path.parent_path() : std::filesystem::path{"."};
-  }
-
-  static auto fail(int code, std::string_view operation, std::filesystem::path const& path) -> std::unexpected<error> {
-    return std::unexpected(error::make({code, std::system_category()}, operation, path.native()));
-  }
-
-  void drop_failure(os::outcome<void> const& done, std::string_view operation) const {
-    if (!done) {
-      report_dropped_error(fail(done.error(), operation, path_).error());
-    }
-  }
-
-  file made_;
-  std::filesystem::path path_;
-  bool is_named_;
-};
 
 auto new_header(heap_options const& options, std::uint64_t slot) -> heap_format::heap_header {
   heap_format::heap_header header{.magic = heap_format::magic,
@@ -286,7 +210,7 @@ auto heap_state::create(std::filesystem::path const& path, heap_options const& o
   if (!memory) {
     return std::unexpected(std::move(memory).error());
   }
-  auto fresh = new_file::create(path, options.permissions);
+  auto fresh = new_heap_file::create(path, options.permissions);
   if (!fresh) {
     return std::unexpected(std::move(fresh).error());
   }

@@ -27,7 +27,9 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "support/process.hpp"
@@ -165,15 +167,19 @@ auto leak_of(persistent_heap& heap) -> std::string {
   return left == 4096 ? "" : std::to_string(left) + " bytes are allocated by nobody";
 }
 
-// The number of a page that a child and its parent share.
+// A number in a file, that a program and its parent share.
 class shared_number {
 public:
-  shared_number()
-      : value_{static_cast<std::uint64_t*>(
-            ::mmap(nullptr, sizeof(std::uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))} {
-    if (value_ == MAP_FAILED) {
-      throw std::bad_alloc{};
+  explicit shared_number(std::filesystem::path const& path) {
+    auto const file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    auto* const mapped = ::ftruncate(file, sizeof(std::uint64_t)) != 0
+                             ? MAP_FAILED
+                             : ::mmap(nullptr, sizeof(std::uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    ::close(file);
+    if (mapped == MAP_FAILED) {
+      throw std::runtime_error{"a shared number"};
     }
+    value_ = static_cast<std::uint64_t*>(mapped);
   }
   shared_number(shared_number const&) = delete;
   auto operator=(shared_number const&) -> shared_number& = delete;
@@ -183,7 +189,7 @@ public:
   [[nodiscard]] auto get() const -> std::uint64_t { return __atomic_load_n(value_, __ATOMIC_SEQ_CST); }
 
 private:
-  std::uint64_t* value_;
+  std::uint64_t* value_ = nullptr;
 };
 
 auto level_of(std::uint64_t round) -> commit_durability {
@@ -191,8 +197,9 @@ auto level_of(std::uint64_t round) -> commit_durability {
 }
 
 // Goes on from the round the heap is at, for ever, and tells which are committed.
-[[noreturn]] void work(std::filesystem::path const& path, shared_number& committed) {
-  auto heap = or_throw(persistent_heap::open(path));
+[[noreturn]] void work(std::filesystem::path const& folder) {
+  shared_number committed{folder / "committed"};
+  auto heap = or_throw(persistent_heap::open(folder / "heap"));
   containers const all{heap};
   for (auto round = all.vector->empty() ? 1 : all.vector->front() + 1;; ++round) {
     all.change(round);
@@ -210,9 +217,34 @@ auto level_of(std::uint64_t round) -> commit_durability {
 
 } // namespace
 
+namespace {
+
+auto has_ended(pid_t child) -> bool {
+  siginfo_t ended{};
+  return ::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == child;
+}
+
+constexpr auto work_folder = "FMMAP_WORK_FOLDER";
+
+// This program once more, at the addresses that the system gives every program anew.
+auto execute_worker(std::filesystem::path const& folder) -> pid_t {
+  return start_child([&] {
+    ::setenv(work_folder, folder.c_str(), 1);
+    ::execl("/proc/self/exe", "worker", "--run_test=what_other_tests_execute/works_on_a_heap", nullptr);
+    return 127;
+  });
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(what_other_tests_execute, *boost::unit_test::disabled())
+
+BOOST_AUTO_TEST_CASE(works_on_a_heap) { work(std::getenv(work_folder)); }
+
+BOOST_AUTO_TEST_SUITE_END()
+
 BOOST_AUTO_TEST_SUITE(a_heap_whose_program_is_killed)
 
-// Under the addresses that the system gives each program anew: the children are executed, not only forked, in the example.
 BOOST_AUTO_TEST_CASE(has_the_last_commit_or_the_one_under_way, *boost::unit_test::enable_if<!thread_sanitized>()) {
   int const kills = is_thorough() ? 1000 : 100;
   scratch const folder;
@@ -224,12 +256,12 @@ BOOST_AUTO_TEST_CASE(has_the_last_commit_or_the_one_under_way, *boost::unit_test
     containers const all{heap};
     or_throw(heap.commit());
   }
-  shared_number committed;
+  shared_number committed{folder / "committed"};
   std::uint64_t reached = 0;
   int under_way = 0;
   for (int kill = 0; kill < kills; ++kill) {
-    auto const child = start_child([&]() -> int { work(path, committed); });
-    while (committed.get() == reached) {
+    auto const child = execute_worker(folder.folder());
+    while (committed.get() == reached && !has_ended(child)) {
       std::this_thread::yield();
     }
     std::this_thread::sleep_for(std::chrono::microseconds{random() % 3000});
