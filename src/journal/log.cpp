@@ -7,6 +7,7 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <expected>
 #include <iterator>
@@ -16,6 +17,7 @@ module;
 #include <span>
 #include <string_view>
 #include <system_error>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -431,7 +433,7 @@ auto log::write_without_record(transaction const& what) -> result<void> {
   if (auto done = checkpoint(); !done) {
     return done;
   }
-  if (auto done = write_in_place(what.view()); !done) {
+  if (auto done = write_in_place(std::views::single(what.view())); !done) {
     return done;
   }
   return check(os::sync_data(file_.cached), "sync what has no record in");
@@ -441,12 +443,13 @@ auto log::apply() -> result<void> {
   if (failed_) {
     return std::unexpected(*failed_);
   }
-  while (!records_.empty() && records_.front().reached == level::power) {
-    if (auto done = write_in_place(records_.front().what.view()); !done) {
-      return done;
-    }
-    records_.pop_front();
+  auto const end = std::ranges::find_if(records_, [](record const& one) { return one.reached != level::power; });
+  auto const durable = std::ranges::subrange{records_.begin(), end};
+  if (auto done = write_in_place(durable | std::views::transform([](record const& one) { return one.what.view(); }));
+      !done) {
+    return done;
   }
+  records_.erase(records_.begin(), end);
   line_masks left;
   for (auto const& one : records_) {
     left.add(one.what.view());
@@ -456,19 +459,43 @@ auto log::apply() -> result<void> {
   return {};
 }
 
-auto log::write_in_place(record_view changes) -> result<void> {
-  result<void> done;
-  changes.for_each_change([&](std::uint64_t number, std::uint64_t lines, std::span<std::byte const> content) {
-    if (!done) {
-      return;
-    }
-    done = for_each_run(lines, [&](std::size_t offset, std::size_t length) {
-      auto const run = content.first(length);
-      content = content.subspan(length);
-      return write(file_.cached, (number * page_bytes) + offset, run, false);
+// In the order of the file, and a page that several are about once.
+auto log::write_in_place(std::ranges::input_range auto&& records) -> result<void> {
+  std::vector<change> changes;
+  for (record_view const one : records) {
+    one.for_each_change([&](std::uint64_t number, std::uint64_t lines, std::span<std::byte const> content) {
+      changes.push_back({.page = number, .order = changes.size(), .lines = lines, .content = content});
     });
+  }
+  std::ranges::sort(changes, {}, [](change const& one) { return std::pair{one.page, one.order}; });
+  for (std::span<change const> rest{changes}; !rest.empty();) {
+    auto const others = std::ranges::find_if(rest, [&](change const& one) { return one.page != rest.front().page; });
+    auto const of_page = rest.first(static_cast<std::size_t>(others - rest.begin()));
+    if (auto done = write_page_in_place(of_page); !done) {
+      return done;
+    }
+    rest = rest.subspan(of_page.size());
+  }
+  return {};
+}
+
+auto log::write_page_in_place(std::span<change const> of_page) -> result<void> {
+  std::array<std::byte, page_bytes>
+      together; // NOLINT(cppcoreguidelines-pro-type-member-init): written before it is read
+  std::uint64_t lines = 0;
+  for (auto const& one : of_page) {
+    lines |= one.lines;
+    auto content = one.content;
+    std::ignore = for_each_run(one.lines, [&](std::size_t offset, std::size_t length) -> result<void> {
+      std::memcpy(together.data() + offset, content.data(), length);
+      content = content.subspan(length);
+      return {};
+    });
+  }
+  return for_each_run(lines, [&](std::size_t offset, std::size_t length) {
+    return write(file_.cached, (of_page.front().page * page_bytes) + offset,
+                 std::span{together}.subspan(offset, length), false);
   });
-  return done;
 }
 
 auto log::checkpoint() -> result<void> {

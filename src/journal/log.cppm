@@ -145,6 +145,14 @@ private:
     [[nodiscard]] inline auto end() const noexcept -> std::uint64_t { return at + in_ring().size_bytes(); }
   };
 
+  // Of a page, in a record.
+  struct change {
+    std::uint64_t page;
+    std::size_t order; // among all that are looked at; the later one counts
+    std::uint64_t lines;
+    std::span<std::byte const> content;
+  };
+
   // What other threads may ask for.
   struct unapplied {
     std::mutex mutex;
@@ -168,7 +176,8 @@ private:
   [[nodiscard]] auto bring_to(level wanted) -> result<void>;
   [[nodiscard]] auto write_in_ring(std::ranges::subrange<std::deque<record>::iterator> run, level wanted)
       -> result<void>;
-  [[nodiscard]] auto write_in_place(record_view changes) -> result<void>;
+  [[nodiscard]] auto write_in_place(std::ranges::input_range auto&& records) -> result<void>;
+  [[nodiscard]] auto write_page_in_place(std::span<change const> of_page) -> result<void>;
   [[nodiscard]] auto apply_all() -> result<void>; // once all of it is durable
   [[nodiscard]] auto write_header() -> result<void>;
 
