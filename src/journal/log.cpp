@@ -480,8 +480,7 @@ auto log::write_in_place(std::ranges::input_range auto&& records) -> result<void
 }
 
 auto log::write_page_in_place(std::span<change const> of_page) -> result<void> {
-  std::array<std::byte, page_bytes>
-      together; // NOLINT(cppcoreguidelines-pro-type-member-init): written before it is read
+  std::array<std::byte, page_bytes> together{};
   std::uint64_t lines = 0;
   for (auto const& one : of_page) {
     lines |= one.lines;
