@@ -295,6 +295,7 @@ auto is_one_of(heap_history const& of, expected_states& states) -> crash::oracle
   return [of, &states](crash::image const& image) -> std::string {
     static scratch const place{memory_folder()};
     auto const path = place / "heap";
+    std::filesystem::remove(path); // of the image before
     try {
       crash::materialise(image, place.folder());
       auto heap = or_throw(persistent_heap::open(path));
