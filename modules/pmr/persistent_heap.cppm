@@ -110,12 +110,14 @@ enum class commit_durability : unsigned char {
 };
 
 struct heap_options {
-  /// Of a heap that is created: bytes of address space, the most that it can ever hold. A multiple of 64 KiB.
+  /// Of a heap that is created: bytes of address space, the most that it can ever hold. A multiple of 64 KiB, from 1 MiB to
+  /// 32 TiB.
   std::size_t reserve = std::size_t{64} << 30;
   /// Of a heap that is created: where it lies in every process that opens it; a multiple of 2 MiB, with 2 MiB more than
   /// `reserve` free from there on. Chosen at random among what is free when null.
   std::byte* base = nullptr;
-  /// Of a heap that is created: bytes of its journal. A commit of more changes is written twice.
+  /// Of a heap that is created: bytes of its journal, a multiple of 4096 from 64 KiB to 16 GiB. Opening reads
+  /// all of it. A commit of more changes takes longer, see docs/heap.md.
   std::size_t journal_size = std::size_t{8} << 20;
   /// Of a file that is created.
   unsigned permissions = 0600;
@@ -278,14 +280,15 @@ public:
     return {};
   }
 
-  /// Calls `visit` with each object, in the order of their names. It may not construct or destroy any.
+  /// Calls `visit` with each object, in the order of their names. It may look for objects, and may not construct
+  /// or destroy any.
   void for_each_object(std::function<void(object_info const& object)> const& visit) const;
 
   /// Makes what the heap holds what it will hold after any crash, or fails. Blocks until that is so. A heap in which nothing
   /// has changed writes nothing.
   ///
   /// Errors: `errc::read_only`, `errc::closed`, `errc::forked`, `errc::escaped_pointer`: nothing was committed, and more can be.
-  /// `std::errc::no_space_on_device` for changes larger than the journal: likewise. What else the system reports: it was
+  /// `std::errc::no_space_on_device` or `file_too_large` for changes larger than the journal: likewise. What else the system reports: it was
   /// committed or not, see above.
   [[nodiscard]] auto commit(commit_durability level = commit_durability::power) -> result<void>;
 

@@ -10,6 +10,7 @@ module;
 #include <cstring>
 #include <deque>
 #include <expected>
+#include <functional>
 #include <iterator>
 #include <mutex>
 #include <optional>
@@ -163,10 +164,13 @@ auto log::create(journaled_file file, std::uint64_t ring_bytes, std::uint64_t fi
   return made;
 }
 
-auto log::open(journaled_file file) -> result<log> {
+auto log::open(journaled_file file, std::function<result<void>(log const& found)> const& accepts) -> result<log> {
   log opened{std::move(file), {}};
   if (auto done = opened.read_slots(); !done) {
     return std::unexpected(std::move(done).error());
+  }
+  if (auto accepted = accepts ? accepts(opened) : result<void>{}; !accepted) {
+    return std::unexpected(std::move(accepted).error());
   }
   if (auto done = opened.recover(); !done) {
     return std::unexpected(std::move(done).error());

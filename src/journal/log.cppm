@@ -66,8 +66,11 @@ public:
   // Opens the journal of a file, completes what was committed and not in place yet, and forgets what was not committed. A
   // file that is shorter than `file_bytes()` is made as long, without blocks; nothing is left at `spill_at()`.
   //
+  // `accepts` is asked before anything is written, about what the header says; its error is returned.
+  //
   // Errors: `std::errc::bad_message` when no slot is valid; what the system reports.
-  [[nodiscard]] static auto open(journaled_file file) -> result<log>;
+  [[nodiscard]] static auto open(journaled_file file, std::function<result<void>(log const& found)> const& accepts = {})
+      -> result<log>;
 
   // For readers: finds what was committed and is not in place, and writes nothing, so descriptors for reading will do. Only
   // const members may be called then.

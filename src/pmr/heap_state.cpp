@@ -51,6 +51,7 @@ using journal::page_bytes;
 
 constexpr std::size_t first_content = std::size_t{1} << 20;
 constexpr std::size_t least_journal = std::size_t{64} << 10;
+constexpr std::size_t most_journal = std::size_t{16} << 30;
 constexpr std::uint64_t all_lines = ~std::uint64_t{0};
 
 auto refuse(std::filesystem::path const& path, std::string_view hint) -> std::unexpected<error> {
@@ -59,11 +60,12 @@ auto refuse(std::filesystem::path const& path, std::string_view hint) -> std::un
 
 auto check(heap_options const& options, std::filesystem::path const& path) -> result<void> {
   if (options.reserve % alloc::chunk_bytes != 0 || options.reserve < first_content ||
-      options.reserve > std::size_t{1} << 46) {
-    return refuse(path, "the reserve has to be a multiple of 64 KiB, from 1 MiB to 64 TiB");
+      options.reserve > std::size_t{1} << 45) {
+    return refuse(path, "the reserve has to be a multiple of 64 KiB, from 1 MiB to 32 TiB");
   }
-  if (options.journal_size % page_bytes != 0 || options.journal_size < least_journal) {
-    return refuse(path, "the journal has to be a multiple of 4096 bytes, 64 KiB at least");
+  if (options.journal_size % page_bytes != 0 || options.journal_size < least_journal ||
+      options.journal_size > most_journal) {
+    return refuse(path, "the journal has to be a multiple of 4096 bytes, from 64 KiB to 16 GiB");
   }
   if (reinterpret_cast<std::uintptr_t>(options.base) % heap_format::huge_page != 0) {
     return refuse(path, "the base has to be a multiple of 2 MiB");
@@ -534,13 +536,17 @@ auto heap_state::find_object(std::string_view name, object_type const& type, boo
 }
 
 void heap_state::for_each_object(std::function<void(object_info const& object)> const& visit) const {
-  std::scoped_lock const lock{objects_mutex_};
-  for (auto const& [name, one] : objects_.entries()) {
-    visit({.name = name,
-           .type = one.type_text,
-           .size = static_cast<std::size_t>(one.size),
-           .address = memory_.content() + one.object});
+  std::vector<object_info> all; // visited without the lock, for the visitor may look for objects
+  {
+    std::scoped_lock const lock{objects_mutex_};
+    for (auto const& [name, one] : objects_.entries()) {
+      all.push_back({.name = name,
+                     .type = one.type_text,
+                     .size = static_cast<std::size_t>(one.size),
+                     .address = memory_.content() + one.object});
+    }
   }
+  std::ranges::for_each(all, visit);
 }
 
 // --- Commits ----------------------------------------------------------------------------------------------------------

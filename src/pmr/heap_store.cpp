@@ -110,23 +110,24 @@ auto heap_store::open(file backing, file_lock lock, bool read_only) -> result<st
     return std::unexpected(std::move(direct).error());
   }
   auto made = std::make_shared<heap_store>(std::move(backing), std::move(lock), std::move(*direct));
-  auto log = read_only ? journal::log::examine(made->journaled()) : journal::log::open(made->journaled());
+  auto const accepts = [&](journal::log const& found) { return made->check_header(found); };
+  auto log = read_only ? journal::log::examine(made->journaled()) : journal::log::open(made->journaled(), accepts);
   if (!log) {
     if (log.error() == std::errc::bad_message) {
       return std::unexpected(error::make(errc::not_a_heap, "open", made->path()));
     }
     return std::unexpected(std::move(log).error());
   }
-  made->log_ = std::make_unique<journal::log>(std::move(*log));
-  std::memcpy(&made->header_, made->log_->of_owner().data(), sizeof made->header_);
-  made->where_ = heap_format::layout{made->log_->content_begin()};
-  if (auto sound = made->check_header(); !sound) {
+  if (auto sound = made->check_header(*log); !sound) { // also of what its records have made of it
     return std::unexpected(std::move(sound).error());
   }
+  made->log_ = std::make_unique<journal::log>(std::move(*log));
   return made;
 }
 
-auto heap_store::check_header() const -> result<void> {
+auto heap_store::check_header(journal::log const& found) -> result<void> {
+  std::memcpy(&header_, found.of_owner().data(), sizeof header_);
+  where_ = heap_format::layout{found.content_begin()};
   auto const fail = [&](errc code, std::string_view hint) {
     return std::unexpected(error::make(code, "open", path(), {}, hint));
   };
@@ -149,9 +150,9 @@ auto heap_store::check_header() const -> result<void> {
       header_.reserve % alloc::chunk_bytes != 0 || header_.reserve == 0 || header_.reserve >= address_limit) {
     return fail(errc::damaged, "its addresses can be none");
   }
-  auto const content = committed_content();
+  auto const content = where_.content_bytes(found.file_bytes());
   if (content % alloc::page_bytes != 0 || content == 0 || content > header_.reserve ||
-      where_.file_bytes(content) != log_->file_bytes()) {
+      where_.file_bytes(content) != found.file_bytes()) {
     return fail(errc::damaged, "its length can be none");
   }
   return {};

@@ -136,7 +136,8 @@ public:
   [[nodiscard]] auto close() -> result<void>;
 
 private:
-  [[nodiscard]] auto check_header() const -> result<void>;
+  // Takes over what the header says.
+  [[nodiscard]] auto check_header(journal::log const& found) -> result<void>;
   [[nodiscard]] auto complete(staged_commit& one) -> result<void>;
   void give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next) noexcept;
   [[nodiscard]] auto journaled() const -> journal::journaled_file;

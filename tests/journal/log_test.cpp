@@ -440,6 +440,22 @@ BOOST_AUTO_TEST_CASE(tells_another_thread_of_every_line_that_it_would_not_find_i
   BOOST_TEST(missed == 0U);
 }
 
+BOOST_AUTO_TEST_CASE(is_not_written_to_where_its_header_is_not_accepted) {
+  scratch const s;
+  auto const before = with_one_record(s);
+  auto const file = os::open(os::working_directory, (s / "data").c_str(), {.write = true}, 0).value();
+  auto const refused = fmmap::error::make(fmmap::errc::incompatible, "open", "data");
+  auto const opened = journal::log::open({.cached = file, .direct = file, .path = "data"},
+                                         [&](journal::log const& found) -> fmmap::result<void> {
+                                           BOOST_TEST(found.file_bytes() == before.size());
+                                           return std::unexpected(refused);
+                                         });
+  (void)os::close(file);
+  BOOST_TEST((!opened && opened.error() == fmmap::errc::incompatible));
+  BOOST_TEST((read_back(s / "data") == before));
+  BOOST_TEST(content_of(s / "data") == text(1));
+}
+
 BOOST_AUTO_TEST_CASE(is_examined_without_a_write) {
   scratch const s;
   auto const path = create(s / "data", 64);

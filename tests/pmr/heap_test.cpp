@@ -358,6 +358,29 @@ BOOST_AUTO_TEST_CASE(goes_nowhere_where_the_last_commit_has_something) {
   BOOST_TEST(found.holds_only(1));
 }
 
+BOOST_AUTO_TEST_CASE(goes_nowhere_where_a_staged_commit_has_something) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(
+      path,
+      [](persistent_heap& heap) {
+        auto* const it = or_throw(heap.construct<block>("block"));
+        or_throw(heap.commit());
+        it->allocate(heap, large, 1);
+        auto first = or_throw(heap.stage_commit());
+        it->fill(2);
+        auto second = or_throw(heap.stage_commit());
+        or_throw(first.run());
+        seam::armed const table;
+        seam::fail(os::call::fdatasync, EIO); // after the writes
+        BOOST_TEST((second.run().error() == std::errc::io_error));
+      },
+      small_journal);
+  auto const [heap, found] = found_after_opening(path);
+  BOOST_TEST(found.size == large);
+  BOOST_TEST(found.holds_only(1));
+}
+
 BOOST_AUTO_TEST_CASE(that_was_staged_and_dropped_is_in_the_next_commit) {
   for (bool const next_is_staged_before : {false, true}) {
     scratch const folder;
@@ -454,6 +477,7 @@ BOOST_AUTO_TEST_CASE(are_found_by_name_and_type) {
   heap.for_each_object([&](fmmap::object_info const& object) {
     names.append(object.name).append(" ").append(object.type).append(" ");
     BOOST_TEST(object.size == (object.name == "a" ? sizeof(int) : sizeof(numbers)));
+    BOOST_TEST((heap.find<numbers>(object.name).has_value() == (object.name == "numbers")));
   });
   BOOST_TEST(names.starts_with("a int numbers std::vector"));
 }
@@ -571,6 +595,7 @@ BOOST_AUTO_TEST_CASE(counts_where_a_change_is_taken_back) {
     made(path, [&](persistent_heap& heap) {
       auto* const some = or_throw(heap.construct<numbers>("numbers", numbers{1, 2, 3}));
       or_throw(heap.commit());
+      or_throw(heap.snapshot(folder / "copy")); // so that it is in place
       some->front() = 7;
       std::optional<fmmap::flush_job> first;
       if (staged) {
@@ -739,7 +764,9 @@ BOOST_AUTO_TEST_CASE(refuses_options_that_cannot_be) {
   for (auto const& options :
        {fmmap::heap_options{.reserve = 4096}, fmmap::heap_options{.reserve = (std::size_t{64} << 30) + 4096},
         fmmap::heap_options{.base = reinterpret_cast<std::byte*>(4096)}, fmmap::heap_options{.journal_size = 4096},
-        fmmap::heap_options{.journal_size = (8 << 20) + 1}}) {
+        fmmap::heap_options{.reserve = std::size_t{1} << 46}, fmmap::heap_options{.journal_size = (8 << 20) + 1},
+        fmmap::heap_options{.journal_size = std::size_t{1} << 35},
+        fmmap::heap_options{.journal_size = ~std::size_t{4095}}}) {
     BOOST_TEST((persistent_heap::create(folder / "heap", options).error() == errc::invalid_options));
   }
   BOOST_TEST(std::filesystem::is_empty(folder.folder()));
