@@ -155,6 +155,14 @@ auto heap_store::check_header(journal::log const& found) -> result<void> {
       where_.file_bytes(content) != found.file_bytes()) {
     return fail(errc::damaged, "its length can be none");
   }
+  auto const size = file_.size();
+  if (!size) {
+    return std::unexpected(size.error());
+  }
+  if (*size < found.file_bytes()) { // which was durable before the header was
+    return fail(errc::damaged, "it has been cut off at " + std::to_string(*size) + " of " +
+                                   std::to_string(found.file_bytes()) + " bytes");
+  }
   return {};
 }
 

@@ -757,6 +757,14 @@ BOOST_AUTO_TEST_CASE(refuses_what_is_no_heap) {
   BOOST_TEST((persistent_heap::open(folder.file("text", std::string(100'000, 'x'))).error() == errc::not_a_heap));
   BOOST_TEST((persistent_heap::create(folder / "text").error() == std::errc::file_exists));
   BOOST_TEST(read_back(folder / "text") == std::string(100'000, 'x'));
+  made(folder / "cut", [&](persistent_heap& heap) { or_throw(heap.snapshot(folder / "copy")); });
+  auto const whole = std::filesystem::file_size(folder / "cut");
+  for (auto const size : {whole - 1, whole / 2}) { // and it is not made longer again
+    std::filesystem::resize_file(folder / "cut", size);
+    BOOST_TEST((persistent_heap::open(folder / "cut").error() == errc::damaged));
+    BOOST_TEST((persistent_heap::open_read_only(folder / "cut").error() == errc::damaged));
+    BOOST_TEST(std::filesystem::file_size(folder / "cut") == size);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(refuses_options_that_cannot_be) {
