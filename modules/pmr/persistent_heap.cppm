@@ -62,23 +62,37 @@ struct is_persistent;
 template <class T>
 concept trivial_value = std::is_trivially_copyable_v<T>;
 
+// A container, or an adaptor of one. std::uses_allocator alone is true of std::promise, too, whose state would be outside.
 template <class T>
-concept allocating_value = std::uses_allocator_v<T, std::pmr::polymorphic_allocator<>>;
+concept allocating_value = std::uses_allocator_v<T, std::pmr::polymorphic_allocator<>> &&
+                           (requires { typename T::allocator_type; } || requires { typename T::container_type; });
 
-// Of a container that allocates from the heap, the elements have to do so too.
+// Of a container that allocates from the heap, the elements have to do so too, and what compares and hashes them.
 template <class T>
-constexpr auto elements_are_persistent() noexcept -> bool {
+constexpr auto parts_are_persistent() noexcept -> bool {
+  bool all = true;
   if constexpr (requires { typename T::value_type; }) {
-    return is_persistent<typename T::value_type>::value;
-  } else {
-    return true;
+    all = all && is_persistent<typename T::value_type>::value;
   }
+  if constexpr (requires { typename T::container_type; }) {
+    all = all && is_persistent<typename T::container_type>::value;
+    if constexpr (requires { typename T::value_compare; }) {
+      all = all && is_persistent<typename T::value_compare>::value;
+    }
+  }
+  if constexpr (requires { typename T::key_compare; }) {
+    all = all && is_persistent<typename T::key_compare>::value;
+  }
+  if constexpr (requires { typename T::hasher; }) {
+    all = all && is_persistent<typename T::hasher>::value && is_persistent<typename T::key_equal>::value;
+  }
+  return all;
 }
 
 template <class T>
 struct is_persistent : std::bool_constant<std::is_object_v<T> && !std::is_polymorphic_v<T> &&
                                           (enable_persistent<std::remove_const_t<T>> || trivial_value<T> ||
-                                           (allocating_value<T> && elements_are_persistent<T>()))> {};
+                                           (allocating_value<T> && parts_are_persistent<T>()))> {};
 
 template <class First, class Second>
 struct is_persistent<std::pair<First, Second>>

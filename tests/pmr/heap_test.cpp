@@ -7,16 +7,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <expected>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <future>
 #include <list>
 #include <map>
 #include <memory>
 #include <memory_resource>
 #include <optional>
+#include <queue>
 #include <random>
 #include <span>
+#include <stack>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -90,7 +95,13 @@ static_assert(!fmmap::persistent_type<unaware> && !fmmap::persistent_type<with_v
               !fmmap::persistent_type<std::pmr::vector<std::string>> &&
               !fmmap::persistent_type<std::pmr::map<int, unaware>> &&
               !fmmap::persistent_type<std::tuple<int, std::string>> && !fmmap::persistent_type<int const> &&
-              !fmmap::persistent_type<std::unique_ptr<int>>);
+              !fmmap::persistent_type<std::unique_ptr<int>> && !fmmap::persistent_type<std::promise<int>>);
+static_assert(fmmap::persistent_type<std::stack<int, std::pmr::deque<int>>> &&
+              fmmap::persistent_type<std::priority_queue<std::uint64_t, numbers>> &&
+              fmmap::persistent_type<std::pmr::unordered_map<std::pmr::string, int>> &&
+              !fmmap::persistent_type<std::stack<int>> &&
+              !fmmap::persistent_type<std::priority_queue<std::uint64_t, numbers, std::function<bool(int, int)>>> &&
+              !fmmap::persistent_type<std::pmr::map<int, int, std::function<bool(int, int)>>>);
 
 } // namespace
 
