@@ -302,8 +302,8 @@ public:
   /// has changed writes nothing.
   ///
   /// Errors: `errc::read_only`, `errc::closed`, `errc::forked`, `errc::escaped_pointer`: nothing was committed, and more can be.
-  /// `std::errc::no_space_on_device` or `file_too_large` for changes larger than the journal: likewise. What else the system reports: it was
-  /// committed or not, see above.
+  /// `std::errc::no_space_on_device` or `file_too_large` for changes larger than the journal: likewise. What else the system
+  /// reports: it was committed or not, see above.
   [[nodiscard]] auto commit(commit_durability level = commit_durability::power) -> result<void>;
 
   /// Takes what the heap holds for a commit, which running the job completes, on any thread; from here on the heap may change

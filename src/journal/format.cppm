@@ -145,6 +145,15 @@ private:
   std::span<std::byte const> bytes_;
 };
 
+// Calls `visit` with the number of each line that a mask names, and that line, of those that follow each other in `content`.
+template <class Visit>
+void for_each_line(std::uint64_t lines, std::span<std::byte const> content, Visit visit) {
+  for (; lines != 0; lines &= lines - 1) {
+    visit(static_cast<std::size_t>(std::countr_zero(lines)), content.first<line_bytes>());
+    content = content.subspan(line_bytes);
+  }
+}
+
 // What stands in the ring for a record that is complete and lies at that offset.
 [[nodiscard]] auto reference_to(record_view elsewhere, std::uint64_t offset) noexcept -> reference;
 

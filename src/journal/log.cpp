@@ -7,7 +7,6 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <expected>
 #include <functional>
@@ -18,7 +17,6 @@ module;
 #include <span>
 #include <string_view>
 #include <system_error>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -488,11 +486,8 @@ auto log::write_page_in_place(std::span<change const> of_page) -> result<void> {
   std::uint64_t lines = 0;
   for (auto const& one : of_page) {
     lines |= one.lines;
-    auto content = one.content;
-    std::ignore = for_each_run(one.lines, [&](std::size_t offset, std::size_t length) -> result<void> {
-      std::memcpy(together.data() + offset, content.data(), length);
-      content = content.subspan(length);
-      return {};
+    for_each_line(one.lines, one.content, [&](std::size_t line, std::span<std::byte const> content) {
+      std::ranges::copy(content, together.begin() + static_cast<std::ptrdiff_t>(line * line_bytes));
     });
   }
   return for_each_run(lines, [&](std::size_t offset, std::size_t length) {

@@ -100,11 +100,10 @@ private:
 // Lines by pages. Pages that are near each other in the file are near each other here.
 class line_masks {
 public:
-  inline void add(std::uint64_t page, std::uint64_t lines) { leaves_[page / leaf_pages][page % leaf_pages] |= lines; }
-
   void add(record_view changes) {
-    changes.for_each_change(
-        [this](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) { add(page, lines); });
+    changes.for_each_change([this](std::uint64_t page, std::uint64_t lines, std::span<std::byte const>) {
+      leaves_[page / leaf_pages][page % leaf_pages] |= lines;
+    });
   }
 
   [[nodiscard]] inline auto of(std::uint64_t page) const noexcept -> std::uint64_t {

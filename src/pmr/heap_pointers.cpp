@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -63,22 +62,20 @@ auto heap_state::check_pointers(staged_commit const& one) const -> result<void> 
   std::optional<escape> escaped;
   one.for_each_change([&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const> bytes) {
     auto const content = store_->where().content_at(page * journal::page_bytes);
-    if (!content || escaped) {
+    if (!content) {
       return;
     }
-    for (; lines != 0; lines &= lines - 1) {
-      auto const line = *content + (static_cast<std::uint64_t>(std::countr_zero(lines)) * journal::line_bytes);
-      for (std::size_t at = 0; at < journal::line_bytes; at += sizeof(std::uintptr_t)) {
+    journal::for_each_line(lines, bytes, [&](std::size_t number, std::span<std::byte const> line) {
+      auto const offset = *content + (number * journal::line_bytes);
+      for (std::size_t at = 0; at < line.size() && !escaped; at += sizeof(std::uintptr_t)) {
         std::uintptr_t value = 0;
-        std::memcpy(&value, bytes.data() + at, sizeof value);
+        std::memcpy(&value, line.data() + at, sizeof value);
         if (auto const* const target = target_of(value);
-            target != nullptr && allocator_->is_live(line + at, sizeof value)) {
-          escaped = escape{.offset = line + at, .value = value, .target = target};
-          return;
+            target != nullptr && allocator_->is_live(offset + at, sizeof value)) {
+          escaped = escape{.offset = offset + at, .value = value, .target = target};
         }
       }
-      bytes = bytes.subspan(journal::line_bytes);
-    }
+    });
   });
   if (escaped) {
     return std::unexpected(describe_escape(escaped->offset, escaped->value, describe(*escaped->target)));

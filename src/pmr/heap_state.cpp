@@ -3,7 +3,6 @@ module;
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -366,15 +365,13 @@ auto heap_state::replay(std::span<dirty::page_range const> where) -> line_map {
     auto* const to = content && *content < memory_.size() ? memory_.content() + *content : nullptr;
     auto const run = std::ranges::upper_bound(where, to, {}, &dirty::page_range::end);
     auto const wanted = to != nullptr && run != where.end() && run->begin <= to;
-    for (; lines != 0; lines &= lines - 1) {
-      auto const line = static_cast<std::uint64_t>(std::countr_zero(lines));
+    journal::for_each_line(lines, bytes, [&](std::size_t line, std::span<std::byte const> now) {
       if (!content) {
-        std::memcpy(books[(page * (page_bytes / line_bytes)) + line].data(), bytes.data(), line_bytes);
+        std::ranges::copy(now, books[(page * (page_bytes / line_bytes)) + line].begin());
       } else if (wanted) {
-        std::memcpy(to + (line * line_bytes), bytes.data(), line_bytes);
+        std::ranges::copy(now, to + (line * line_bytes));
       }
-      bytes = bytes.subspan(line_bytes);
-    }
+    });
   });
   return books;
 }

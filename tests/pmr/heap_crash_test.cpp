@@ -215,10 +215,6 @@ auto level_of(std::uint64_t round) -> commit_durability {
   }
 }
 
-} // namespace
-
-namespace {
-
 auto has_ended(pid_t child) -> bool {
   siginfo_t ended{};
   return ::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 && ended.si_pid == child;

@@ -289,183 +289,132 @@ struct block {
   }
 };
 
-auto found_after_opening(std::filesystem::path const& path) -> std::pair<persistent_heap, block> {
+// Makes a heap with a block of nothing, has it changed, and looks at the block when the heap is opened again.
+template <class Change>
+void expect_block(std::size_t size, int filled_with, Change change) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [&](persistent_heap& heap) { change(heap, *or_throw(heap.construct<block>("block"))); }, small_journal);
   auto heap = open(path);
-  auto const found = *or_throw(heap.find<block>("block"));
-  return {std::move(heap), found};
+  auto const& found = *or_throw(heap.find<block>("block"));
+  BOOST_TEST(found.size == size);
+  BOOST_TEST(found.holds_only(filled_with));
+}
+
+// Everything is written, and is not known to be durable. Before, the journal is emptied, which takes a sync too.
+void run_without_sync(persistent_heap& heap, fmmap::flush_job& job) {
+  or_throw(heap.snapshot(std::string{heap.path()} + ".copy"));
+  seam::armed const table;
+  seam::fail(os::call::fdatasync, EIO);
+  BOOST_TEST((job.run().error() == std::errc::io_error));
 }
 
 } // namespace
 
 BOOST_AUTO_TEST_CASE(is_written_once) {
-  scratch const folder;
-  auto const path = folder / "heap";
-  made(
-      path,
-      [](persistent_heap& heap) {
-        or_throw(heap.construct<block>("block"))->allocate(heap, large, 1);
-        auto const before = heap.stats().journal_bytes;
-        or_throw(heap.commit());
-        BOOST_TEST(heap.stats().journal_bytes - before < large / 50); // the books
-      },
-      small_journal);
-  auto const [heap, found] = found_after_opening(path);
-  BOOST_TEST(found.size == large);
-  BOOST_TEST(found.holds_only(1));
+  expect_block(large, 1, [](persistent_heap& heap, block& it) {
+    it.allocate(heap, large, 1);
+    auto const before = heap.stats().journal_bytes;
+    or_throw(heap.commit());
+    BOOST_TEST(heap.stats().journal_bytes - before < large / 50); // the books
+  });
 }
 
 BOOST_AUTO_TEST_CASE(is_not_overwritten_by_what_was_there_in_earlier_commits) {
   for (auto const level : {commit_durability::process, commit_durability::power}) {
-    scratch const folder;
-    auto const path = folder / "heap";
-    made(
-        path,
-        [&](persistent_heap& heap) {
-          auto* const it = or_throw(heap.construct<block>("block"));
-          it->allocate(heap, large, 1);
-          or_throw(heap.commit());
-          std::memset(it->begin, 2, 8192);
-          or_throw(heap.commit(level)); // in the journal
-          auto const* const before = it->begin;
-          it->deallocate(heap);
-          or_throw(heap.commit(level));
-          it->allocate(heap, large, 3);
-          BOOST_REQUIRE((it->begin == before));
-          or_throw(heap.commit(level));
-        },
-        small_journal);
-    auto const [heap, found] = found_after_opening(path);
-    BOOST_TEST(found.size == large);
-    BOOST_TEST(found.holds_only(3));
+    expect_block(large, 3, [&](persistent_heap& heap, block& it) {
+      it.allocate(heap, large, 1);
+      or_throw(heap.commit());
+      std::memset(it.begin, 2, 8192);
+      or_throw(heap.commit(level)); // in the journal
+      auto const* const before = it.begin;
+      it.deallocate(heap);
+      or_throw(heap.commit(level));
+      it.allocate(heap, large, 3);
+      BOOST_REQUIRE((it.begin == before));
+      or_throw(heap.commit(level));
+    });
   }
 }
 
 // Pages that the last commit has are not overwritten before the next one is committed.
 BOOST_AUTO_TEST_CASE(goes_nowhere_where_the_last_commit_has_something) {
-  scratch const folder;
-  auto const path = folder / "heap";
-  made(
-      path,
-      [&](persistent_heap& heap) {
-        auto* const it = or_throw(heap.construct<block>("block"));
-        it->allocate(heap, large, 1);
-        or_throw(heap.commit());
-        auto const old = *it;
-        it->allocate(heap, large, 2);
-        old.deallocate(heap);
-        std::optional dropped{or_throw(heap.stage_commit())};
-        it->deallocate(heap);
-        it->allocate(heap, large, 3); // free in what is staged, and not in what is committed
-        BOOST_REQUIRE((it->begin == old.begin));
-        auto next = or_throw(heap.stage_commit());
-        dropped.reset();
-        seam::armed const table;
-        seam::fail(os::call::fdatasync, EIO); // after the writes
-        BOOST_TEST((next.run().error() == std::errc::io_error));
-      },
-      small_journal);
-  auto const [heap, found] = found_after_opening(path);
-  BOOST_TEST(found.size == large);
-  BOOST_TEST(found.holds_only(1));
+  expect_block(large, 1, [](persistent_heap& heap, block& it) {
+    it.allocate(heap, large, 1);
+    or_throw(heap.commit());
+    auto const old = it;
+    it.allocate(heap, large, 2);
+    old.deallocate(heap);
+    std::optional dropped{or_throw(heap.stage_commit())};
+    it.deallocate(heap);
+    it.allocate(heap, large, 3); // free in what is staged, and not in what is committed
+    BOOST_REQUIRE((it.begin == old.begin));
+    auto next = or_throw(heap.stage_commit());
+    dropped.reset();
+    run_without_sync(heap, next);
+  });
 }
 
 BOOST_AUTO_TEST_CASE(goes_nowhere_where_a_staged_commit_has_something) {
-  scratch const folder;
-  auto const path = folder / "heap";
-  made(
-      path,
-      [](persistent_heap& heap) {
-        auto* const it = or_throw(heap.construct<block>("block"));
-        or_throw(heap.commit());
-        it->allocate(heap, large, 1);
-        auto first = or_throw(heap.stage_commit());
-        it->fill(2);
-        auto second = or_throw(heap.stage_commit());
-        or_throw(first.run());
-        seam::armed const table;
-        seam::fail(os::call::fdatasync, EIO); // after the writes
-        BOOST_TEST((second.run().error() == std::errc::io_error));
-      },
-      small_journal);
-  auto const [heap, found] = found_after_opening(path);
-  BOOST_TEST(found.size == large);
-  BOOST_TEST(found.holds_only(1));
+  expect_block(large, 1, [](persistent_heap& heap, block& it) {
+    or_throw(heap.commit());
+    it.allocate(heap, large, 1);
+    auto first = or_throw(heap.stage_commit());
+    it.fill(2);
+    auto second = or_throw(heap.stage_commit());
+    or_throw(first.run());
+    run_without_sync(heap, second);
+  });
 }
 
 BOOST_AUTO_TEST_CASE(that_was_staged_and_dropped_is_in_the_next_commit) {
   for (bool const next_is_staged_before : {false, true}) {
-    scratch const folder;
-    auto const path = folder / "heap";
-    made(
-        path,
-        [&](persistent_heap& heap) {
-          auto* const it = or_throw(heap.construct<block>("block"));
-          or_throw(heap.commit());
-          it->allocate(heap, large, 1);
-          std::optional dropped{or_throw(heap.stage_commit())};
-          it->begin[0] = std::byte{2};
-          std::optional<fmmap::flush_job> next;
-          if (next_is_staged_before) {
-            next = or_throw(heap.stage_commit());
-          }
-          dropped.reset();
-          if (next) {
-            or_throw(next->run());
-          } else {
-            or_throw(heap.commit());
-          }
-        },
-        small_journal);
-    auto const [heap, found] = found_after_opening(path);
-    BOOST_TEST((found.begin[0] == std::byte{2}));
-    found.begin[0] = std::byte{1};
-    BOOST_TEST(found.holds_only(1));
+    expect_block(large, 2, [&](persistent_heap& heap, block& it) {
+      or_throw(heap.commit());
+      it.allocate(heap, large, 2);
+      it.begin[0] = std::byte{1};
+      std::optional dropped{or_throw(heap.stage_commit())};
+      it.begin[0] = std::byte{2};
+      std::optional<fmmap::flush_job> next;
+      if (next_is_staged_before) {
+        next = or_throw(heap.stage_commit());
+      }
+      dropped.reset();
+      if (next) {
+        or_throw(next->run());
+      } else {
+        or_throw(heap.commit());
+      }
+    });
   }
 }
 
 BOOST_AUTO_TEST_CASE(may_change_while_its_commit_runs) {
-  scratch const folder;
-  auto const path = folder / "heap";
-  made(
-      path,
-      [](persistent_heap& heap) {
-        auto* const it = or_throw(heap.construct<block>("block"));
-        it->allocate(heap, large, 1);
-        auto first = or_throw(heap.stage_commit());
-        it->fill(2);
-        auto second = or_throw(heap.stage_commit());
-        it->fill(3);
-        or_throw(first.run());
-        or_throw(second.run());
-      },
-      small_journal);
-  auto const [heap, found] = found_after_opening(path);
-  BOOST_TEST(found.holds_only(2));
+  expect_block(large, 2, [](persistent_heap& heap, block& it) {
+    it.allocate(heap, large, 1);
+    auto first = or_throw(heap.stage_commit());
+    it.fill(2);
+    auto second = or_throw(heap.stage_commit());
+    it.fill(3);
+    or_throw(first.run());
+    or_throw(second.run());
+  });
 }
 
 BOOST_AUTO_TEST_CASE(is_gone_after_a_rollback) {
-  scratch const folder;
-  auto const path = folder / "heap";
-  made(
-      path,
-      [](persistent_heap& heap) {
-        auto* const it = or_throw(heap.construct<block>("block"));
-        it->allocate(heap, large, 1);
-        or_throw(heap.commit());
-        it->deallocate(heap);
-        it->allocate(heap, 2 * large, 2);
-        or_throw(heap.rollback());
-        BOOST_TEST(it->holds_only(1));
-        it->deallocate(heap);
-        it->allocate(heap, 3 * large, 3);
-        or_throw(heap.commit());
-        or_throw(heap.rollback());
-        BOOST_TEST(it->holds_only(3));
-      },
-      small_journal);
-  auto const [heap, found] = found_after_opening(path);
-  BOOST_TEST(found.size == 3 * large);
-  BOOST_TEST(found.holds_only(3));
+  expect_block(3 * large, 3, [](persistent_heap& heap, block& it) {
+    it.allocate(heap, large, 1);
+    or_throw(heap.commit());
+    it.deallocate(heap);
+    it.allocate(heap, 2 * large, 2);
+    or_throw(heap.rollback());
+    BOOST_TEST(it.holds_only(1));
+    it.deallocate(heap);
+    it.allocate(heap, 3 * large, 3);
+    or_throw(heap.commit());
+    or_throw(heap.rollback());
+    BOOST_TEST(it.holds_only(3));
+  });
 }
 
 BOOST_AUTO_TEST_SUITE_END()
