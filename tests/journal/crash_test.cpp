@@ -20,9 +20,10 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "journal/journaled.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+
+#include "journal/journaled.hpp"
 
 import fmmap.core;
 import fmmap.journal;

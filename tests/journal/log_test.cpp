@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <expected>
 #include <filesystem>
 #include <fstream>
 #include <ios>
@@ -24,11 +25,13 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "journal/journaled.hpp"
 #include "support/outcome.hpp"
 #include "support/scratch.hpp"
 #include "support/seed.hpp"
+
 #include "support/small_disk.hpp"
+
+#include "journal/journaled.hpp"
 
 import fmmap.core;
 import fmmap.journal;

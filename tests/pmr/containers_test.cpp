@@ -31,8 +31,9 @@
 #include <boost/test/unit_test.hpp>
 
 #include "support/contents.hpp"
-#include "support/resources.hpp"
 #include "support/scratch.hpp"
+
+#include "support/resources.hpp"
 
 import fmmap.core;
 import fmmap.pmr;

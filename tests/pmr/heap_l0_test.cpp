@@ -11,8 +11,9 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "pmr/allocating.hpp"
 #include "support/process.hpp"
+
+#include "pmr/allocating.hpp"
 
 import fmmap.core;
 import fmmap.os;

@@ -30,6 +30,7 @@
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+
 #include "support/small_disk.hpp"
 
 import fmmap.core;
