@@ -26,6 +26,12 @@ auto can_be_size(std::uint64_t file_bytes, header const& current) noexcept -> bo
   return file_bytes >= ring_begin + current.ring_bytes && file_bytes <= current.spill_at;
 }
 
+// Whether a record, or what refers to one, is this one.
+auto is_this(record_header const& about, std::uint64_t magic, header const& current, std::uint64_t sequence) noexcept
+    -> bool {
+  return about.magic == magic && about.salt == current.salt && about.sequence == sequence;
+}
+
 // What `bytes` begins with, record or reference, where it is this one and whole.
 auto find_sealed(std::span<std::byte const> bytes, std::uint64_t magic, header const& current,
                  std::uint64_t sequence) noexcept -> std::optional<std::span<std::byte const>> {
@@ -33,8 +39,8 @@ auto find_sealed(std::span<std::byte const> bytes, std::uint64_t magic, header c
     return {};
   }
   auto const about = value_at<record_header>(bytes);
-  if (about.magic != magic || about.salt != current.salt || about.sequence != sequence ||
-      about.length < sizeof(record_header) || about.length > bytes.size() || !can_be_size(about.file_bytes, current)) {
+  if (!is_this(about, magic, current, sequence) || about.length < sizeof(record_header) ||
+      about.length > bytes.size() || !can_be_size(about.file_bytes, current)) {
     return {};
   }
   auto const sealed = bytes.first(about.length);
@@ -65,6 +71,12 @@ auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool {
          about.ring_bytes % page_bytes == 0 && size >= ring_begin && about.ring_bytes <= size - ring_begin &&
          about.tail % page_bytes == 0 && about.tail < about.ring_bytes && about.spill_at % page_bytes == 0 &&
          about.spill_at <= os::largest_offset && can_be_size(about.file_bytes, about);
+}
+
+auto told_length(std::span<std::byte const> bytes, header const& current, std::uint64_t sequence) noexcept
+    -> std::uint64_t {
+  auto const about = value_at<record_header>(bytes);
+  return is_this(about, record_magic, current, sequence) ? about.length : 0;
 }
 
 auto record_view::find(std::span<std::byte const> bytes, header const& current, std::uint64_t sequence) noexcept

@@ -108,6 +108,10 @@ template <class T>
   return value;
 }
 
+// How long the record at the beginning of `bytes` says it is, where it says that it is this one; else 0.
+[[nodiscard]] auto told_length(std::span<std::byte const> bytes, header const& current, std::uint64_t sequence) noexcept
+    -> std::uint64_t;
+
 // The changes of a record that lies in memory.
 class record_view {
 public:

@@ -30,6 +30,7 @@ namespace fmmap::journal {
 namespace {
 
 constexpr std::size_t transfer_pages = 256; // that go through memory at a time
+constexpr std::uint64_t least_read = std::uint64_t{64} << 10;
 
 auto bytes_of(std::span<page> pages) -> std::span<std::byte> { return std::as_writable_bytes(pages); }
 
@@ -236,15 +237,11 @@ auto log::recover() -> result<void> {
 }
 
 auto log::find_records() -> result<void> {
-  std::vector<page> pages(slot_.about.ring_bytes / page_bytes);
-  if (auto done = read(ring_begin, bytes_of(pages)); !done) {
-    return done;
-  }
-  std::span<std::byte const> const ring = bytes_of(pages);
+  ring_part part{};
   while (true) {
-    auto found = find_record(ring, head_);
+    auto found = find_record(part, head_);
     if (found && !*found && head_ != 0) {
-      found = find_record(ring, 0); // where one begins that does not fit before the end
+      found = find_record(part, 0); // where one begins that does not fit before the end
     }
     if (!found) {
       return std::unexpected(std::move(found).error());
@@ -255,14 +252,34 @@ auto log::find_records() -> result<void> {
   }
 }
 
+// The ring from there on: that much of it at least, or to its end. Twice as much each time, for most of it is old mostly.
+auto log::read_ring(ring_part& part, std::uint64_t at, std::uint64_t length) -> result<std::span<std::byte const>> {
+  auto const there = part.pages.size() * page_bytes;
+  auto const wanted = std::min(length, ring_bytes() - at);
+  if (at < part.begin || at + wanted > part.begin + there) {
+    auto const more = std::min(std::max({wanted, 2 * there, least_read}), ring_bytes() - at);
+    part = {.begin = at, .pages = std::vector<page>(more / page_bytes)};
+    if (auto done = read(ring_begin + at, bytes_of(part.pages)); !done) {
+      return std::unexpected(std::move(done).error());
+    }
+  }
+  return bytes_of(part.pages).subspan(at - part.begin);
+}
+
 // Adds the next record where it begins there.
-auto log::find_record(std::span<std::byte const> ring, std::uint64_t at) -> result<bool> {
-  auto const bytes = ring.subspan(at);
-  if (auto const found = record_view::find(bytes, slot_.about, sequence_); found) {
+auto log::find_record(ring_part& part, std::uint64_t at) -> result<bool> {
+  auto bytes = read_ring(part, at, page_bytes);
+  if (bytes) {
+    bytes = read_ring(part, at, whole_pages(told_length(*bytes, slot_.about, sequence_)));
+  }
+  if (!bytes) {
+    return std::unexpected(bytes.error());
+  }
+  if (auto const found = record_view::find(*bytes, slot_.about, sequence_); found) {
     add({.what = transaction{*found}, .at = at, .reached = level::process, .reference = {}});
     return true;
   }
-  auto const elsewhere = find_reference(bytes, slot_.about, sequence_);
+  auto const elsewhere = find_reference(*bytes, slot_.about, sequence_);
   return elsewhere ? find_spilled(*elsewhere, at) : false;
 }
 

@@ -148,6 +148,12 @@ private:
     [[nodiscard]] inline auto end() const noexcept -> std::uint64_t { return at + in_ring().size_bytes(); }
   };
 
+  // Of the ring, in memory.
+  struct ring_part {
+    std::uint64_t begin;
+    std::vector<page> pages;
+  };
+
   // Of a page, in a record.
   struct change {
     std::uint64_t page;
@@ -167,7 +173,9 @@ private:
   [[nodiscard]] auto read_slots() -> result<void>;
   [[nodiscard]] auto recover() -> result<void>;
   [[nodiscard]] auto find_records() -> result<void>;
-  [[nodiscard]] auto find_record(std::span<std::byte const> ring, std::uint64_t at) -> result<bool>;
+  [[nodiscard]] auto read_ring(ring_part& part, std::uint64_t at, std::uint64_t length)
+      -> result<std::span<std::byte const>>;
+  [[nodiscard]] auto find_record(ring_part& part, std::uint64_t at) -> result<bool>;
   [[nodiscard]] auto find_spilled(reference const& to, std::uint64_t at) -> result<bool>;
 
   void add(record one);
