@@ -66,16 +66,19 @@ private:
 };
 
 // Which pages a commit changes, and to what: other ones each time, all different, in no order.
-class choice {
+class random_changes {
 public:
-  auto pages(std::size_t count) -> std::span<std::size_t const> {
+  // Chooses the next ones, which is not a part of a commit.
+  void choose(std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) {
       std::swap(all_[i], all_[std::uniform_int_distribution{i, all_.size() - 1}(random_)]);
     }
-    return std::span{all_}.first(count);
+    chosen_ = count;
   }
 
-  auto value() -> std::uint64_t { return random_(); }
+  [[nodiscard]] auto pages() const -> std::span<std::size_t const> { return std::span{all_}.first(chosen_); }
+
+  auto any_value() -> std::uint64_t { return random_(); }
 
 private:
   static auto numbers() -> std::vector<std::size_t> {
@@ -85,13 +88,14 @@ private:
   }
 
   std::vector<std::size_t> all_ = numbers();
+  std::size_t chosen_ = page_count();
   std::mt19937_64 random_{1};
 };
 
 // --- Ours -------------------------------------------------------------------------------------------------------------
 
 // A vector of 1 GiB in a heap that was opened with it.
-class heap_store {
+class heap_store : public random_changes {
 public:
   explicit heap_store(fmmap::heap_options const& options = {}) {
     {
@@ -101,18 +105,18 @@ public:
     }
     heap_ = fmmap::or_throw(fmmap::persistent_heap::open(file_.path(), options));
     bytes_ = *fmmap::or_throw(heap_->find<bytes>("bytes"));
-    commit(page_count());
+    commit();
   }
 
-  void change(std::size_t count) {
-    for (auto const page : choice_.pages(count)) {
-      auto const value = choice_.value();
+  void change() {
+    for (auto const page : pages()) {
+      auto const value = any_value();
       std::memcpy(&bytes_[(page * page_bytes) + 64], &value, sizeof value);
     }
   }
 
-  void commit(std::size_t count) {
-    change(count);
+  void commit() {
+    change();
     fmmap::or_throw(heap_->commit());
   }
 
@@ -126,7 +130,6 @@ private:
   data_file file_{"heap"};
   std::optional<fmmap::persistent_heap> heap_;
   std::span<std::byte> bytes_;
-  choice choice_;
 };
 
 // Whose journal takes all commits of a row, as the peer's log does.
@@ -138,7 +141,7 @@ public:
 // --- SQLite -----------------------------------------------------------------------------------------------------------
 
 // A row of 4 000 bytes for each page, which takes a page of the file; all of them in its cache.
-class sqlite_store {
+class sqlite_store : public random_changes {
 public:
   explicit sqlite_store(bool checkpoints_by_itself = false) {
     check(sqlite3_open(file_.path().c_str(), &database_));
@@ -151,20 +154,20 @@ public:
     execute("PRAGMA journal_mode = WAL");
     execute("PRAGMA synchronous = FULL");
     execute(checkpoints_by_itself ? "PRAGMA wal_autocheckpoint = 1000" : "PRAGMA wal_autocheckpoint = 0");
-    commit(page_count());
+    commit();
   }
   sqlite_store(sqlite_store const&) = delete;
   auto operator=(sqlite_store const&) -> sqlite_store& = delete;
   ~sqlite_store() { sqlite3_close(database_); }
 
-  void commit(std::size_t count) {
+  void commit() {
     execute("BEGIN IMMEDIATE");
     sqlite3_blob* blob = nullptr;
-    for (auto const page : choice_.pages(count)) {
+    for (auto const page : pages()) {
       auto const row = static_cast<sqlite3_int64>(page);
       check(blob == nullptr ? sqlite3_blob_open(database_, "main", "pages", "bytes", row, 1, &blob)
                             : sqlite3_blob_reopen(blob, row));
-      auto const value = choice_.value();
+      auto const value = any_value();
       check(sqlite3_blob_write(blob, &value, sizeof value, 64));
     }
     check(sqlite3_blob_close(blob));
@@ -191,7 +194,6 @@ protected:
 
 private:
   data_file file_{"sqlite"};
-  choice choice_;
 };
 
 // With its log checkpointed whenever it has 1 000 pages, which is its default.
@@ -203,7 +205,7 @@ public:
 // --- LMDB -------------------------------------------------------------------------------------------------------------
 
 // A value of 4 080 bytes for each page, which takes a page of the file.
-class lmdb_store {
+class lmdb_store : public random_changes {
 public:
   lmdb_store() {
     check(mdb_env_create(&environment_));
@@ -218,16 +220,16 @@ public:
     check(mdb_txn_commit(filling));
     mdb_env_set_flags(environment_, MDB_NOSYNC, 0);
     check(mdb_env_sync(environment_, 1));
-    commit(page_count());
+    commit();
   }
   lmdb_store(lmdb_store const&) = delete;
   auto operator=(lmdb_store const&) -> lmdb_store& = delete;
   ~lmdb_store() { mdb_env_close(environment_); }
 
-  void commit(std::size_t count) {
+  void commit() {
     auto* const transaction = begin();
-    for (auto const page : choice_.pages(count)) {
-      auto const value = choice_.value();
+    for (auto const page : pages()) {
+      auto const value = any_value();
       std::memcpy(&value_[64], &value, sizeof value);
       put(transaction, page, 0);
     }
@@ -259,13 +261,12 @@ private:
   MDB_env* environment_ = nullptr;
   MDB_dbi pages_ = 0;
   std::array<std::byte, 4080> value_{};
-  choice choice_;
 };
 
 // --- A mapping --------------------------------------------------------------------------------------------------------
 
 // A shared mapping that is flushed: after a crash, any part of a change may be there.
-class mapping_store {
+class mapping_store : public random_changes {
 public:
   mapping_store() {
     std::vector<std::byte> const block(page_bytes, std::byte{1}); // larger writes would make larger pieces in the cache
@@ -275,12 +276,12 @@ public:
     bench::checked(::fsync(mapped_.descriptor()), "sync");
     // Read ahead, the file would be in large pieces in the cache, and one byte of such a piece would take all of it along.
     bench::checked(::madvise(mapped_.data(), size_, MADV_RANDOM), "advise");
-    commit(page_count());
+    commit();
   }
 
-  void commit(std::size_t count) {
-    for (auto const page : choice_.pages(count)) {
-      auto const value = choice_.value();
+  void commit() {
+    for (auto const page : pages()) {
+      auto const value = any_value();
       std::memcpy(mapped_.data() + (page * page_bytes) + 64, &value, sizeof value);
     }
     bench::checked(::msync(mapped_.data(), size_, MS_SYNC), "flush");
@@ -292,7 +293,6 @@ private:
   data_file file_{"mapping"};
   std::size_t size_ = page_count() * page_bytes;
   raw::growing_file mapped_{file_.path().c_str(), size_};
-  choice choice_;
 };
 
 // --- The rows ---------------------------------------------------------------------------------------------------------
@@ -303,6 +303,15 @@ template <class Store>
 auto the() -> Store& {
   static Store made;
   return made;
+}
+
+// In seconds.
+template <class Store>
+auto timed_commit(Store& store, std::size_t changed) -> double {
+  store.choose(changed);
+  auto const start = clock::now();
+  store.commit();
+  return seconds{clock::now() - start}.count();
 }
 
 // Changes and commits; the median, and beside it what one in a hundred exceeds.
@@ -318,9 +327,7 @@ void commit(benchmark::State& state) {
     bench::settle();
     std::vector<double> taken;
     for (std::size_t i = 0; i < bench::sized(times, 1); ++i) {
-      auto const start = clock::now();
-      store.commit(bench::sized(Changed, 16));
-      taken.push_back(seconds{clock::now() - start}.count());
+      taken.push_back(timed_commit(store, bench::sized(Changed, 16)));
     }
     std::ranges::sort(taken);
     state.SetIterationTime(taken[taken.size() / 2]);
@@ -334,11 +341,11 @@ void sustained(benchmark::State& state, std::size_t commits) {
   auto& store = the<Store>();
   for ([[maybe_unused]] auto _ : state) {
     bench::settle();
-    auto const start = clock::now();
+    double taken = 0;
     for (std::size_t i = 0; i < commits; ++i) {
-      store.commit(bench::sized(1024, 16));
+      taken += timed_commit(store, bench::sized(1024, 16));
     }
-    state.SetIterationTime(seconds{clock::now() - start}.count() / static_cast<double>(commits));
+    state.SetIterationTime(taken / static_cast<double>(commits));
   }
   state.counters["commits"] = static_cast<double>(commits);
 }
@@ -350,7 +357,7 @@ auto commits_in_a_cycle() -> std::size_t {
     auto const before = store.heap().stats().checkpoints;
     std::size_t commits = 0;
     do {
-      store.commit(bench::sized(1024, 16));
+      (void)timed_commit(store, bench::sized(1024, 16));
       ++commits;
     } while (!bench::current().smoke && store.heap().stats().checkpoints == before);
     return commits;
@@ -385,7 +392,8 @@ void staged_commit(benchmark::State& state, bool whole) {
     bench::settle();
     std::vector<double> taken;
     for (std::size_t i = 0; i < bench::sized(8, 1); ++i) {
-      store.change(bench::sized(1024, 16));
+      store.choose(bench::sized(1024, 16));
+      store.change();
       auto const start = clock::now();
       auto job = fmmap::or_throw(store.heap().stage_commit());
       auto const staged = clock::now();
@@ -443,7 +451,8 @@ class closed_sqlite : public sqlite_store {
 public:
   closed_sqlite() {
     for (std::size_t done = 0; WithLog && done < bench::sized(journaled_commits, 2); ++done) {
-      commit(bench::sized(1024, 16));
+      choose(bench::sized(1024, 16));
+      commit();
     }
     if (!WithLog) {
       execute("PRAGMA wal_checkpoint(TRUNCATE)");

@@ -29,8 +29,9 @@ namespace fmmap::journal {
 
 namespace {
 
-constexpr std::size_t transfer_pages = 256; // that go through memory at a time
-constexpr std::uint64_t least_read = std::uint64_t{64} << 10;
+constexpr std::size_t transfer_pages = 256;                   // that go through memory at a time
+constexpr std::uint64_t first_read = std::uint64_t{64} << 10; // of the ring
+constexpr std::uint64_t next_read = std::uint64_t{1} << 20;
 
 auto bytes_of(std::span<page> pages) -> std::span<std::byte> { return std::as_writable_bytes(pages); }
 
@@ -252,12 +253,13 @@ auto log::find_records() -> result<void> {
   }
 }
 
-// The ring from there on: that much of it at least, or to its end. Twice as much each time, for most of it is old mostly.
+// The ring from there on: that much of it at least, or to its end. More than that only after records, for there may be none.
 auto log::read_ring(ring_part& part, std::uint64_t at, std::uint64_t length) -> result<std::span<std::byte const>> {
-  auto const there = part.pages.size() * page_bytes;
+  auto const end = part.begin + (part.pages.size() * page_bytes);
   auto const wanted = std::min(length, ring_bytes() - at);
-  if (at < part.begin || at + wanted > part.begin + there) {
-    auto const more = std::min(std::max({wanted, 2 * there, least_read}), ring_bytes() - at);
+  if (at < part.begin || at + wanted > end) {
+    auto const goes_on = at >= part.begin && end > 0;
+    auto const more = std::min(std::max(wanted, goes_on ? next_read : first_read), ring_bytes() - at);
     part = {.begin = at, .pages = std::vector<page>(more / page_bytes)};
     if (auto done = read(ring_begin + at, bytes_of(part.pages)); !done) {
       return std::unexpected(std::move(done).error());

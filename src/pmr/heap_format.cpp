@@ -28,10 +28,19 @@ namespace fmmap::heap_format {
 
 namespace {
 
-// Standard libraries differ in some of these shapes, and in what they make of a hash.
 template <class T>
-constexpr auto shape_of() -> std::uint64_t {
-  return (std::uint64_t{sizeof(T)} << 8) | alignof(T);
+constexpr auto shape_of(std::string_view name) -> trait {
+  return {.name = name, .value = (std::uint64_t{sizeof(T)} << 8U) | alignof(T), .is_shape = true};
+}
+
+template <class T>
+auto hash_of(std::string_view name, T const& value) -> trait {
+  return {.name = name, .value = std::hash<T>{}(value), .is_shape = false};
+}
+
+auto text_of(std::uint64_t value, bool is_shape) -> std::string {
+  return is_shape ? std::to_string(value >> 8U) + " bytes aligned to " + std::to_string(value & 0xffU)
+                  : std::to_string(value);
 }
 
 } // namespace
@@ -42,32 +51,38 @@ auto traits() -> std::array<trait, trait_count> const& {
     std::uint32_t a : 3;
     std::uint32_t b : 7;
   };
+  // Standard libraries differ in some of these shapes, and in what they make of a hash.
   static std::array<trait, trait_count> const all{{
-      {"the byte order", static_cast<std::uint64_t>(std::endian::native == std::endian::little ? 1 : 2)},
-      {"the size of a page", system_page_size()},
-      {"the size of a pointer", shape_of<void*>()},
-      {"the size of std::size_t", shape_of<std::size_t>()},
-      {"the size of long", shape_of<long>()},
-      {"the size of long double", shape_of<long double>()},
-      {"the size of wchar_t", shape_of<wchar_t>()},
-      {"the alignment of std::max_align_t", shape_of<std::max_align_t>()},
-      {"the size of bit-fields", shape_of<with_bits>()},
-      {"the size of std::pmr::string", shape_of<std::pmr::string>()},
-      {"the size of std::pmr::vector", shape_of<std::pmr::vector<int>>()},
-      {"the size of std::pmr::vector<bool>", shape_of<std::pmr::vector<bool>>()},
-      {"the size of std::pmr::deque", shape_of<std::pmr::deque<int>>()},
-      {"the size of std::pmr::list", shape_of<std::pmr::list<int>>()},
-      {"the size of std::pmr::map", shape_of<std::pmr::map<int, int>>()},
-      {"the size of std::pmr::unordered_map", shape_of<std::pmr::unordered_map<int, int>>()},
-      {"the size of std::optional", shape_of<std::optional<int>>()},
-      {"the size of std::variant", shape_of<std::variant<int, double>>()},
-      {"the size of std::tuple", shape_of<std::tuple<char, int, char>>()},
-      {"what std::hash makes of strings", std::hash<std::string_view>{}("fmmap")},
-      {"what std::hash makes of integers", std::hash<std::uint64_t>{}(0x0123'4567'89ab'cdef)},
-      {"what std::hash makes of doubles", std::hash<double>{}(0.1)},
-      {"what std::hash makes of long strings", std::hash<std::string_view>{}("what is longer than sixteen bytes"sv)},
+      {.name = "the byte order", .value = std::endian::native == std::endian::little ? 1U : 2U, .is_shape = false},
+      {.name = "the size of a page", .value = system_page_size(), .is_shape = false},
+      shape_of<void*>("a pointer"),
+      shape_of<std::size_t>("std::size_t"),
+      shape_of<long>("long"),
+      shape_of<long double>("long double"),
+      shape_of<wchar_t>("wchar_t"),
+      shape_of<std::max_align_t>("std::max_align_t"),
+      shape_of<with_bits>("bit-fields"),
+      shape_of<std::pmr::string>("std::pmr::string"),
+      shape_of<std::pmr::vector<int>>("std::pmr::vector"),
+      shape_of<std::pmr::vector<bool>>("std::pmr::vector<bool>"),
+      shape_of<std::pmr::deque<int>>("std::pmr::deque"),
+      shape_of<std::pmr::list<int>>("std::pmr::list"),
+      shape_of<std::pmr::map<int, int>>("std::pmr::map"),
+      shape_of<std::pmr::unordered_map<int, int>>("std::pmr::unordered_map"),
+      shape_of<std::optional<int>>("std::optional"),
+      shape_of<std::variant<int, double>>("std::variant"),
+      shape_of<std::tuple<char, int, char>>("std::tuple"),
+      hash_of("what std::hash makes of strings", "fmmap"sv),
+      hash_of("what std::hash makes of integers", std::uint64_t{0x0123'4567'89ab'cdef}),
+      hash_of("what std::hash makes of doubles", 0.1),
+      hash_of("what std::hash makes of long strings", "what is longer than sixteen bytes"sv),
   }};
   return all;
+}
+
+auto describe_difference(trait const& here, std::uint64_t there) -> std::string {
+  return std::string{here.name} + " differs: " + text_of(there, here.is_shape) + " there, " +
+         text_of(here.value, here.is_shape) + " here";
 }
 
 } // namespace fmmap::heap_format

@@ -31,11 +31,15 @@ inline constexpr std::uint64_t version = 1;
 struct trait {
   std::string_view name;
   std::uint64_t value;
+  bool is_shape; // the size and the alignment of a type
 };
 
 inline constexpr std::size_t trait_count = 23;
 
 [[nodiscard]] auto traits() -> std::array<trait, trait_count> const&;
+
+// What a trait is elsewhere, and here.
+[[nodiscard]] auto describe_difference(trait const& here, std::uint64_t there) -> std::string;
 
 struct heap_header {
   std::uint64_t magic;

@@ -266,8 +266,12 @@ auto heap_state::open(std::filesystem::path const& path, heap_options const& opt
     return std::unexpected(std::move(memory).error());
   }
   auto const content = (*store)->committed_content();
-  if (!read_only) { // a copy of the file may have holes
-    if (auto done = (*store)->allocate(0, content); !done) {
+  if (!read_only) {
+    if (auto done = make_name_durable(path, (*store)->descriptor());
+        !done) { // its creator may have been killed before that
+      return std::unexpected(std::move(done).error());
+    }
+    if (auto done = (*store)->allocate(0, content); !done) { // a copy of the file may have holes
       return std::unexpected(std::move(done).error());
     }
   }
@@ -502,30 +506,32 @@ auto heap_state::name_object(std::string_view name, object_type const& type, voi
 }
 
 auto heap_state::unname_object(std::string_view name, object_type const& type) -> result<void*> {
-  auto found = find_object(name, type, true);
+  constexpr std::string_view verb = "destroy";
+  auto found = find_object(verb, name, type, true);
   if (!found) {
     return found;
   }
   std::scoped_lock const lock{objects_mutex_};
   if (objects_.find(name) == nullptr) { // another thread was quicker
-    return fail(errc::not_found, named("find", name));
+    return fail(errc::not_found, named(verb, name));
   }
   auto const freed = objects_.remove(name);
   allocator_->deallocate(freed.node, freed.length, alignof(heap_format::object_node));
   return found;
 }
 
-auto heap_state::find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*> {
+auto heap_state::find_object(std::string_view verb, std::string_view name, object_type const& type, bool to_write) const
+    -> result<void*> {
   if (to_write && read_only_) {
-    return fail(errc::read_only, named("find", name), "one that is const can be had");
+    return fail(errc::read_only, named(verb, name), verb == "find" ? "one that is const can be had" : "");
   }
   std::scoped_lock const lock{objects_mutex_};
   auto const* const found = objects_.find(name);
   if (found == nullptr) {
-    return fail(errc::not_found, named("find", name));
+    return fail(errc::not_found, named(verb, name));
   }
   if (found->type != type.name || found->size != type.size || found->alignment != type.alignment) {
-    return fail(errc::type_mismatch, named("find", name),
+    return fail(errc::type_mismatch, named(verb, name),
                 "it is " + found->type_text + " of " + std::to_string(found->size) + " bytes, and " +
                     demangle(type.name) + " of " + std::to_string(type.size) + " is asked for");
   }

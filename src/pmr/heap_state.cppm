@@ -71,7 +71,9 @@ public:
   [[nodiscard]] auto allocate_object(std::string_view name, object_type const& type) -> result<void*>;
   [[nodiscard]] auto name_object(std::string_view name, object_type const& type, void* object) -> result<void>;
   [[nodiscard]] auto unname_object(std::string_view name, object_type const& type) -> result<void*>;
-  [[nodiscard]] auto find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*>;
+  // `verb` is what is done with it, for errors.
+  [[nodiscard]] auto find_object(std::string_view verb, std::string_view name, object_type const& type,
+                                 bool to_write) const -> result<void*>;
   void for_each_object(std::function<void(object_info const& object)> const& visit) const;
 
   [[nodiscard]] auto stage(commit_durability level) -> result<std::shared_ptr<staged_commit>>;

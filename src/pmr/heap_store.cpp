@@ -141,8 +141,7 @@ auto heap_store::check_header(journal::log const& found) -> result<void> {
   auto const& own = heap_format::traits();
   for (std::size_t i = 0; i < own.size(); ++i) {
     if (header_.traits[i] != own[i].value) {
-      return fail(errc::incompatible, std::string{own[i].name} + " differs: " + std::to_string(header_.traits[i]) +
-                                          " there, " + std::to_string(own[i].value) + " here");
+      return fail(errc::incompatible, heap_format::describe_difference(own[i], header_.traits[i]));
     }
   }
   constexpr std::uint64_t address_limit = std::uint64_t{1} << 56;

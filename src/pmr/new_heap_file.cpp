@@ -27,7 +27,23 @@ auto fail(int code, std::string_view operation, std::filesystem::path const& pat
   return std::unexpected(error::make({code, std::system_category()}, operation, path.native()));
 }
 
+void drop_failure(os::outcome<void> const& done, std::string_view operation, std::filesystem::path const& path) {
+  if (!done) {
+    report_dropped_error(fail(done.error(), operation, path).error());
+  }
+}
+
 } // namespace
+
+auto make_name_durable(std::filesystem::path const& path, os::descriptor of) -> result<void> {
+  auto const folder =
+      os::retry([&] { return os::open(os::working_directory, folder_of(path).c_str(), {.directory = true}, 0); });
+  auto const synced = os::retry([&] { return folder ? os::sync(*folder) : os::sync_file_system(of); });
+  if (folder) {
+    drop_failure(os::close(*folder), "close the directory of", path);
+  }
+  return synced ? result<void>{} : fail(synced.error(), "make durable the name of", path);
+}
 
 new_heap_file::new_heap_file(file made, std::filesystem::path path, bool is_named)
     : made_{std::move(made)}, path_{std::move(path)}, is_named_{is_named} {}
@@ -61,24 +77,12 @@ auto new_heap_file::give_name(os::descriptor complete) -> result<void> {
     return fail(linked.error(), "give a name to", path_);
   }
   is_named_ = true;
-  auto const folder =
-      os::retry([&] { return os::open(os::working_directory, folder_of(path_).c_str(), {.directory = true}, 0); });
-  auto const synced = os::retry([&] { return folder ? os::sync(*folder) : os::sync_file_system(complete); });
-  if (folder) {
-    drop_failure(os::close(*folder), "close the directory of");
-  }
-  return synced ? result<void>{} : fail(synced.error(), "make durable the name of", path_);
+  return make_name_durable(path_, complete);
 }
 
 void new_heap_file::remove() {
   if (is_named_) {
-    drop_failure(os::unlink(os::working_directory, path_.c_str()), "remove the new");
-  }
-}
-
-void new_heap_file::drop_failure(os::outcome<void> const& done, std::string_view operation) const {
-  if (!done) {
-    report_dropped_error(fail(done.error(), operation, path_).error());
+    drop_failure(os::unlink(os::working_directory, path_.c_str()), "remove the new", path_);
   }
 }
 

@@ -14,6 +14,9 @@ import fmmap.os;
 
 namespace fmmap {
 
+// Syncs the directory of the file, which somebody may have given its name without doing that.
+[[nodiscard]] auto make_name_durable(std::filesystem::path const& path, os::descriptor of) -> result<void>;
+
 class new_heap_file {
 public:
   // Errors: `std::errc::file_exists`, and what the system reports.
@@ -33,7 +36,6 @@ private:
 
   [[nodiscard]] static auto wrap(result<file> made, std::filesystem::path const& path, bool is_named)
       -> result<new_heap_file>;
-  void drop_failure(os::outcome<void> const& done, std::string_view operation) const;
 
   file made_;
   std::filesystem::path path_;

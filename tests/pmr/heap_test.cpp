@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -13,6 +14,7 @@
 #include <fstream>
 #include <functional>
 #include <future>
+#include <ios>
 #include <list>
 #include <map>
 #include <memory>
@@ -40,10 +42,12 @@
 #include "support/seed.hpp"
 
 import fmmap.core;
+import fmmap.journal;
 import fmmap.os;
 import fmmap.pmr;
 
 namespace os = fmmap::os;
+namespace journal = fmmap::journal;
 namespace seam = fmmap::os::seam;
 
 using fmmap::commit_durability;
@@ -454,7 +458,9 @@ BOOST_AUTO_TEST_CASE(are_gone_when_destroyed_with_all_they_had) {
     for (int i = 0; i < 100; ++i) {
       or_throw(heap.destroy<words>("words " + std::to_string((i * 37) % 100)));
     }
-    BOOST_TEST((heap.destroy<words>("words 1").error() == errc::not_found));
+    auto const twice = heap.destroy<words>("words 1");
+    BOOST_TEST((twice.error() == errc::not_found));
+    BOOST_TEST(twice.error().message().find("destroy \"words 1\"") != std::string::npos, twice.error().message());
     BOOST_TEST(heap.stats().objects == 0U);
     BOOST_TEST(or_throw(heap.check()).allocated_bytes == allocated);
     or_throw(heap.commit());
@@ -725,6 +731,58 @@ BOOST_AUTO_TEST_CASE(refuses_what_is_no_heap) {
     BOOST_TEST((persistent_heap::open_read_only(folder / "cut").error() == errc::damaged));
     BOOST_TEST(std::filesystem::file_size(folder / "cut") == size);
   }
+}
+
+// As a program with another layout of objects would have made it: traits are the last of the owner's part that is used.
+void change_trait(std::filesystem::path const& path, std::size_t which, std::uint64_t value) {
+  constexpr std::size_t first_trait = 48;
+  std::array<journal::slot, journal::slot_count> slots;
+  auto const bytes = std::as_writable_bytes(std::span{slots});
+  std::fstream file{path, std::ios::in | std::ios::out | std::ios::binary};
+  file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+  for (auto& one : slots) {
+    std::memcpy(&one.of_owner[first_trait + (which * sizeof value)], &value, sizeof value);
+    one.about.checksum = journal::checksum_of(one);
+  }
+  file.seekp(0);
+  file.write(reinterpret_cast<char const*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+}
+
+BOOST_AUTO_TEST_CASE(says_what_differs_from_the_program_that_made_it) {
+  struct difference {
+    std::size_t trait;
+    std::uint64_t value;
+    std::string_view text;
+  };
+  scratch const folder;
+  for (auto const& one :
+       {difference{1, 65536, "the size of a page differs: 65536 there, 4096 here"},
+        difference{2, 0x404, "a pointer differs: 4 bytes aligned to 4 there, 8 bytes aligned to 8 here"},
+        difference{19, 7, "what std::hash makes of strings differs: 7 there, "}}) {
+    auto const path = folder / std::to_string(one.trait);
+    made(path, [](persistent_heap& heap) { or_throw(heap.commit()); });
+    change_trait(path, one.trait, one.value);
+    auto const before = read_back(path);
+    auto const refused = persistent_heap::open(path);
+    BOOST_REQUIRE((refused.error() == errc::incompatible));
+    BOOST_TEST(refused.error().message().find(one.text) != std::string::npos, refused.error().message());
+    BOOST_TEST((persistent_heap::open_read_only(path).error() == errc::incompatible));
+    BOOST_TEST((read_back(path) == before));
+  }
+}
+
+// Its creator may have been killed when it had a name, and the directory was not synced yet.
+BOOST_AUTO_TEST_CASE(is_not_opened_to_be_written_where_its_name_may_be_lost) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [](persistent_heap& heap) { or_throw(heap.commit()); });
+  seam::armed const table;
+  seam::fail(os::call::fsync, EIO); // the journal takes other calls
+  auto const refused = persistent_heap::open(path);
+  BOOST_TEST((refused.error() == std::errc::io_error));
+  BOOST_TEST(refused.error().message().find("make durable the name of") != std::string::npos,
+             refused.error().message());
+  BOOST_TEST(persistent_heap::open_read_only(path).has_value());
 }
 
 BOOST_AUTO_TEST_CASE(refuses_options_that_cannot_be) {
