@@ -121,6 +121,10 @@ auto heap_memory::extend(os::descriptor file, heap_format::layout const& where, 
   return {};
 }
 
+void heap_memory::disable_readahead(std::byte* from) noexcept {
+  (void)os::advise(from, static_cast<std::size_t>(content() + size_ - from), os::advice_value::random);
+}
+
 auto heap_memory::protect() -> os::outcome<void> {
   return size_ == 0 ? os::outcome<void>{} : os::protect(content(), size_, {});
 }

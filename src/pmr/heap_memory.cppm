@@ -43,6 +43,10 @@ public:
   [[nodiscard]] auto extend(os::descriptor file, heap_format::layout const& where, std::size_t size)
       -> os::outcome<void>;
 
+  // From there to the end, where the file holds nothing yet: read ahead, that would be in large pieces in the cache, and writing
+  // a line in place into one of those takes ten times as long.
+  void disable_readahead(std::byte* from) noexcept;
+
   // Makes the content read-only.
   [[nodiscard]] auto protect() -> os::outcome<void>;
 

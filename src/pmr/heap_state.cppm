@@ -114,6 +114,7 @@ private:
   [[nodiscard]] auto withdraw(std::size_t offset, std::size_t length) -> result<void> override;
 
   [[nodiscard]] auto begin(std::uint64_t content) -> result<void>;
+  [[nodiscard]] auto watch() -> result<void>;
   [[nodiscard]] auto format() -> result<void>;
   [[nodiscard]] auto load() -> result<void>;
   // Puts what is committed and not in place into pages of the content, all or those of `where`, and returns what there is of
@@ -154,6 +155,7 @@ private:
   bool const checks_pointers_;
   int const process_;
   std::unique_ptr<dirty::detector> detector_;
+  std::size_t watched_ = 0; // of the content, by the detector
   std::unique_ptr<alloc::allocator> allocator_;
   std::unordered_map<std::size_t, heap_format::chunk_record> exported_; // of the latest staged commit
   heap_resource* resource_ = nullptr;

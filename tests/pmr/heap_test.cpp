@@ -816,6 +816,31 @@ BOOST_AUTO_TEST_CASE(makes_a_heap_where_there_are_no_files_without_a_name) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(commits_what_lies_in_memory_that_could_not_be_tracked_at_first) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  std::string expected;
+  {
+    auto heap = or_throw(persistent_heap::create(path));
+    auto& text = *or_throw(heap.construct<std::pmr::string>("text"));
+    or_throw(heap.commit());
+    for (std::size_t mib = 1; mib <= 8; mib *= 2) {
+      expected += pattern(mib << 20U, mib);
+      try {
+        seam::armed const table;
+        seam::fail(os::call::ioctl, ENOMEM, 1, 0);
+        text = expected;
+      } catch (fmmap::allocation_error const& failed) {
+        BOOST_TEST((failed.why() == std::errc::not_enough_memory));
+      }
+      text = expected;
+      or_throw(heap.commit());
+    }
+  }
+  auto heap = or_throw(persistent_heap::open(path));
+  BOOST_TEST((*or_throw(heap.find<std::pmr::string>("text")) == std::string_view{expected}));
+}
+
 BOOST_AUTO_TEST_CASE(goes_on_after_a_disk_was_full_when_it_grew) {
   scratch const folder;
   auto const path = folder / "heap";
