@@ -461,6 +461,9 @@ auto heap_state::grow_to(std::size_t size) -> result<void> {
 
 // All that is mapped and is not watched yet, as after a growth that has failed on the way.
 auto heap_state::watch() -> result<void> {
+  if (watched_ == memory_.size()) {
+    return {};
+  }
   auto done = detector_->watch({.begin = memory_.content() + watched_, .length = memory_.size() - watched_});
   watched_ = done ? memory_.size() : watched_;
   return done;
@@ -621,6 +624,9 @@ auto heap_state::in_place(std::uint64_t page) const noexcept -> std::byte const*
 }
 
 auto heap_state::collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>> {
+  if (auto done = watch(); !done) {
+    return std::unexpected(std::move(done).error());
+  }
   std::vector<dirty::page_range> changed;
   dirty::run_list runs{changed};
   if (auto done = detector_->collect(changed); !done) {

@@ -824,14 +824,15 @@ BOOST_AUTO_TEST_CASE(commits_what_lies_in_memory_that_could_not_be_tracked_at_fi
     auto heap = or_throw(persistent_heap::create(path));
     auto& text = *or_throw(heap.construct<std::pmr::string>("text"));
     or_throw(heap.commit());
-    for (std::size_t mib = 1; mib <= 8; mib *= 2) {
+    for (std::size_t mib = 1; mib <= 16; mib *= 2) {
       expected += pattern(mib << 20U, mib);
       try {
         seam::armed const table;
-        seam::fail(os::call::ioctl, ENOMEM, 1, 0);
+        seam::fail(os::call::ioctl, ENOMEM, mib % 3 == 1 ? 1 : seam::every_time, 0);
         text = expected;
       } catch (fmmap::allocation_error const& failed) {
         BOOST_TEST((failed.why() == std::errc::not_enough_memory));
+        or_throw(heap.rollback()); // and what was mapped is free memory now
       }
       text = expected;
       or_throw(heap.commit());
