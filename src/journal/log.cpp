@@ -12,6 +12,7 @@ module;
 #include <functional>
 #include <iterator>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <ranges>
 #include <span>
@@ -314,13 +315,15 @@ auto log::find_spilled(reference const& to, std::uint64_t at) -> result<bool> {
 void log::add(record one) {
   {
     std::scoped_lock const lock{unapplied_->mutex};
-    unapplied_->lines.add(one.what.view());
+    unapplied_->lines.add(one.what.view()); // more than there are do no harm
   }
-  tail_ = sequence_ == slot_.about.sequence ? one.at : tail_;
-  head_ = one.end() % slot_.about.ring_bytes;
-  file_bytes_ = one.what.view().about().file_bytes;
-  ++sequence_;
   records_.push_back(std::move(one));
+  // Nothing fails from here on: a number that no record has would end what an opening finds.
+  auto const& added = records_.back();
+  tail_ = sequence_ == slot_.about.sequence ? added.at : tail_;
+  head_ = added.end() % slot_.about.ring_bytes;
+  file_bytes_ = added.what.view().about().file_bytes;
+  ++sequence_;
 }
 
 auto log::unapplied_lines(std::uint64_t number) const noexcept -> std::uint64_t {
@@ -352,7 +355,7 @@ auto log::make_room(std::uint64_t length) -> result<std::uint64_t> {
   return std::uint64_t{0};
 }
 
-auto log::commit(transaction what, level wanted, std::uint64_t file_bytes) -> result<void> {
+auto log::commit(transaction what, level wanted, std::uint64_t file_bytes) -> result<void> try {
   if (failed_) {
     return std::unexpected(*failed_);
   }
@@ -363,6 +366,8 @@ auto log::commit(transaction what, level wanted, std::uint64_t file_bytes) -> re
                                                   : commit_spilled(std::move(what), file_bytes);
   stats_.commits += done ? 1 : 0;
   return done;
+} catch (std::bad_alloc const&) { // its record may be there, and must not be made a second time
+  return fail(ENOMEM, "commit");
 }
 
 auto log::commit_in_ring(transaction what, level wanted, std::uint64_t file_bytes) -> result<void> {

@@ -131,11 +131,16 @@ void prefetch_page(std::byte const* page) noexcept {
 // The work of a staged commit. Keeps the file of the heap.
 class commit_work final : public flush_work {
 public:
-  commit_work(std::shared_ptr<heap_store> store, std::shared_ptr<staged_commit> what)
-      : store_{std::move(store)}, what_{std::move(what)} {}
+  explicit commit_work(std::shared_ptr<heap_store> store) : store_{std::move(store)} {}
   commit_work(commit_work const&) = delete;
   auto operator=(commit_work const&) -> commit_work& = delete;
-  ~commit_work() override { store_->drop(*what_); }
+  ~commit_work() override {
+    if (what_) {
+      store_->drop(*what_);
+    }
+  }
+
+  void take(std::shared_ptr<staged_commit> what) noexcept { what_ = std::move(what); }
 
   [[nodiscard]] auto run() -> result<durability> override {
     if (auto done = store_->run(*what_); !done) {
@@ -339,7 +344,7 @@ auto heap_state::format() -> result<void> {
 
 auto heap_state::load() -> result<void> {
   dirty::page_range const all{.begin = memory_.content(), .length = memory_.size()};
-  auto const unapplied = replay({&all, 1});
+  auto const unapplied = replay({&all, 1}, store_->pause());
   auto made = make_allocator(memory_.size());
   if (!made) {
     return std::unexpected(std::move(made).error());
@@ -369,9 +374,10 @@ auto heap_state::make_allocator(std::size_t size) -> result<std::unique_ptr<allo
                                         .path = std::string{path()}});
 }
 
-auto heap_state::replay(std::span<dirty::page_range const> where) -> line_map {
+auto heap_state::replay(std::span<dirty::page_range const> where, std::unique_lock<std::mutex> const& paused)
+    -> line_map {
   line_map books;
-  store_->for_each_unapplied([&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const> bytes) {
+  store_->for_each_unapplied(paused, [&](std::uint64_t page, std::uint64_t lines, std::span<std::byte const> bytes) {
     auto const content = store_->where().content_at(page * page_bytes);
     auto* const to = content && *content < memory_.size() ? memory_.content() + *content : nullptr;
     auto const run = std::ranges::upper_bound(where, to, {}, &dirty::page_range::end);
@@ -522,26 +528,25 @@ auto heap_state::name_object(std::string_view name, object_type const& type, voi
 }
 
 auto heap_state::unname_object(std::string_view name, object_type const& type) -> result<void*> {
-  constexpr std::string_view verb = "destroy";
-  auto found = find_object(verb, name, type, true);
-  if (!found) {
-    return found;
-  }
   std::scoped_lock const lock{objects_mutex_};
-  if (objects_.find(name) == nullptr) { // another thread was quicker
-    return fail(errc::not_found, named(verb, name));
+  auto found = look_up("destroy", name, type, true);
+  if (found) {
+    auto const freed = objects_.remove(name);
+    allocator_->deallocate(freed.node, freed.length, alignof(heap_format::object_node));
   }
-  auto const freed = objects_.remove(name);
-  allocator_->deallocate(freed.node, freed.length, alignof(heap_format::object_node));
   return found;
 }
 
-auto heap_state::find_object(std::string_view verb, std::string_view name, object_type const& type, bool to_write) const
+auto heap_state::find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*> {
+  std::scoped_lock const lock{objects_mutex_};
+  return look_up("find", name, type, to_write);
+}
+
+auto heap_state::look_up(std::string_view verb, std::string_view name, object_type const& type, bool to_write) const
     -> result<void*> {
   if (to_write && read_only_) {
     return fail(errc::read_only, named(verb, name), verb == "find" ? "one that is const can be had" : "");
   }
-  std::scoped_lock const lock{objects_mutex_};
   auto const* const found = objects_.find(name);
   if (found == nullptr) {
     return fail(errc::not_found, named(verb, name));
@@ -592,6 +597,23 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
 }
 
 auto heap_state::stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>> {
+  while (true) {
+    auto gathered = gather_changes(level);
+    if (!gathered) {
+      return gathered;
+    }
+    auto const is_staged = store_->enqueue(*gathered);
+    if (!is_staged) {
+      store_->drop(**gathered);
+    }
+    has_lost_track_ = false;
+    if (is_staged) {
+      return gathered;
+    }
+  }
+}
+
+auto heap_state::gather_changes(commit_durability level) -> result<std::shared_ptr<staged_commit>> {
   staging now{.made = std::make_shared<staged_commit>(),
               .follows_the_last_commit = !store_->has_staged(),
               .staged_before = store_->staged_lines()};
@@ -604,15 +626,12 @@ auto heap_state::stage_quietly(commit_durability level) -> result<std::shared_pt
   now.made->file_bytes = store_->where().file_bytes(memory_.size());
   add_books(now, all);
   add_content(now, *changed);
-  auto sound = checks_pointers_ ? check_pointers(*now.made) : result<void>{};
-  if (sound) {
-    store_->enqueue(now.made);
-  } else {
+  if (auto sound = checks_pointers_ ? check_pointers(*now.made) : result<void>{}; !sound) {
     store_->drop(*now.made);
+    has_lost_track_ = false;
+    return std::unexpected(std::move(sound).error());
   }
-  has_lost_track_ = false;
-  return sound ? result<std::shared_ptr<staged_commit>>{std::move(now.made)}
-               : std::unexpected(std::move(sound).error());
+  return std::move(now.made);
 }
 
 auto heap_state::file_page_of(std::byte const* content) const noexcept -> std::uint64_t {
@@ -696,7 +715,7 @@ auto heap_state::tell_free_pages() -> std::function<bool(std::size_t offset)> {
     std::size_t chunk;
     alloc::chunk_state state;
   };
-  return [this, content = store_->committed_content(), books = replay({}),
+  return [this, content = store_->committed_content(), books = replay({}, store_->pause()),
           last = std::optional<last_look>{}](std::size_t offset) mutable {
     auto const chunk = offset / alloc::chunk_bytes;
     if (offset < content && (!last || last->chunk != chunk)) {
@@ -755,11 +774,13 @@ auto heap_state::commit(commit_durability level) -> result<void> {
 }
 
 auto heap_state::stage_commit(commit_durability level) -> result<flush_job> {
+  auto work = std::make_unique<commit_work>(store_); // first, for what is staged has to have an owner
   auto staged = stage(level);
   if (!staged) {
     return std::unexpected(std::move(staged).error());
   }
-  return flush_job{std::make_unique<commit_work>(store_, std::move(*staged))};
+  work->take(std::move(*staged));
+  return flush_job{std::move(work)};
 }
 
 auto heap_state::rollback() -> result<void> {
@@ -774,10 +795,14 @@ auto heap_state::rollback() -> result<void> {
   try {
     return return_to_last_commit();
   } catch (std::bad_alloc const&) {
-    broken_ = error::make(std::make_error_code(std::errc::not_enough_memory), "roll back", path(), {},
-                          "half of it is done, and the heap has to be opened anew");
-    return std::unexpected(*broken_);
+    return end_half_way(std::make_error_code(std::errc::not_enough_memory), "the heap has to be opened anew");
   }
+}
+
+// Memory is that of the last commit in part, and what is known of it is not: nothing of it may be committed.
+auto heap_state::end_half_way(std::error_code code, std::string_view hint) -> std::unexpected<error> {
+  broken_ = error::make(code, "roll back", path(), {}, hint);
+  return std::unexpected(*broken_);
 }
 
 auto heap_state::return_to_last_commit() -> result<void> {
@@ -789,6 +814,7 @@ auto heap_state::return_to_last_commit() -> result<void> {
   if (!changed) {
     return std::unexpected(changed.error());
   }
+  auto const paused = store_->pause(); // what is not in place now has to come from the journal
   for (auto const& run : *changed) {
     for (auto* at = run.begin; at != run.end(); at += page_bytes) {
       auto const* const before = in_place(file_page_of(at));
@@ -797,13 +823,13 @@ auto heap_state::return_to_last_commit() -> result<void> {
       }
     }
   }
-  auto const unapplied = replay(*changed);
+  auto const unapplied = replay(*changed, paused);
   if (auto const wrong = (*made)->import([&](std::size_t chunk) { return read_record(chunk, unapplied); }); wrong) {
-    return fail(errc::damaged, "roll back", "the books of chunk " + std::to_string(*wrong) + " can be none");
+    return end_half_way(errc::damaged, "the books of chunk " + std::to_string(*wrong) + " can be none");
   }
   std::scoped_lock const lock{objects_mutex_};
   if (auto const wrong = objects_.load(**made, memory_.size()); wrong) {
-    return fail(errc::damaged, "roll back", *wrong);
+    return end_half_way(errc::damaged, *wrong);
   }
   allocator_ = std::move(*made);
   exported_.clear();

@@ -15,6 +15,7 @@ module;
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <unordered_map>
 #include <vector>
 
@@ -71,9 +72,7 @@ public:
   [[nodiscard]] auto allocate_object(std::string_view name, object_type const& type) -> result<void*>;
   [[nodiscard]] auto name_object(std::string_view name, object_type const& type, void* object) -> result<void>;
   [[nodiscard]] auto unname_object(std::string_view name, object_type const& type) -> result<void*>;
-  // `verb` is what is done with it, for errors.
-  [[nodiscard]] auto find_object(std::string_view verb, std::string_view name, object_type const& type,
-                                 bool to_write) const -> result<void*>;
+  [[nodiscard]] auto find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*>;
   void for_each_object(std::function<void(object_info const& object)> const& visit) const;
 
   [[nodiscard]] auto stage(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
@@ -119,15 +118,22 @@ private:
   [[nodiscard]] auto load() -> result<void>;
   // Puts what is committed and not in place into pages of the content, all or those of `where`, and returns what there is of
   // it of the books.
-  [[nodiscard]] auto replay(std::span<dirty::page_range const> where) -> line_map;
+  [[nodiscard]] auto replay(std::span<dirty::page_range const> where, std::unique_lock<std::mutex> const& paused)
+      -> line_map;
   [[nodiscard]] auto make_allocator(std::size_t size) -> result<std::unique_ptr<alloc::allocator>>;
   [[nodiscard]] auto read_record(std::size_t chunk, line_map const& unapplied) const -> alloc::chunk_state;
+
+  // With the lock of the objects held. `verb` is what is done with it, for errors.
+  [[nodiscard]] auto look_up(std::string_view verb, std::string_view name, object_type const& type, bool to_write) const
+      -> result<void*>;
 
   [[nodiscard]] auto private_bytes() const -> std::uint64_t;
 
   [[nodiscard]] auto check_usable(std::string_view operation, bool to_write) const -> result<void>;
   [[nodiscard]] auto stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
+  [[nodiscard]] auto gather_changes(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
   [[nodiscard]] auto return_to_last_commit() -> result<void>;
+  auto end_half_way(std::error_code code, std::string_view hint) -> std::unexpected<error>;
   [[nodiscard]] auto check_pointers(staged_commit const& one) const -> result<void>;
   [[nodiscard]] auto describe_escape(std::uint64_t offset, std::uintptr_t value, std::string_view target) const
       -> error;

@@ -206,9 +206,13 @@ auto heap_store::apply() -> result<void> {
   return log_->apply();
 }
 
-void heap_store::enqueue(std::shared_ptr<staged_commit> const& one) {
+auto heap_store::enqueue(std::shared_ptr<staged_commit> const& one) -> bool {
   std::scoped_lock const lock{queue_};
+  if (lost_track_ || !returned_pages_.empty() || !returned_chunks_.empty()) {
+    return false;
+  }
   staged_.push_back(one);
+  return true;
 }
 
 auto heap_store::has_staged() const -> bool {
@@ -241,7 +245,7 @@ auto heap_store::run(staged_commit& one) -> result<void> {
   }
 }
 
-auto heap_store::complete(staged_commit& one) -> result<void> {
+auto heap_store::complete(staged_commit& one) -> result<void> try {
   std::unique_lock size{size_, std::defer_lock};
   if (one.changes.size_in_ring() > log_->ring_bytes()) { // it goes behind the end of the file for a while
     size.lock();
@@ -253,6 +257,8 @@ auto heap_store::complete(staged_commit& one) -> result<void> {
   }
   // A copy: who stages meanwhile looks at it.
   return log_->commit(one.changes, journal_level(one.level), one.file_bytes);
+} catch (std::bad_alloc const&) { // before the journal had it
+  return std::unexpected(error::make(std::make_error_code(std::errc::not_enough_memory), "commit", path()));
 }
 
 void heap_store::drop(staged_commit& one) noexcept {

@@ -111,7 +111,9 @@ public:
   // Writes in place what can be, so that there is less unapplied.
   [[nodiscard]] auto apply() -> result<void>;
 
-  void enqueue(std::shared_ptr<staged_commit> const& one);
+  // False when one that was staged before has come to nothing since this one took what such commits had given back: then it
+  // lacks those changes, and is not staged.
+  [[nodiscard]] auto enqueue(std::shared_ptr<staged_commit> const& one) -> bool;
   [[nodiscard]] auto run(staged_commit& one) -> result<void>;
   void drop(staged_commit& one) noexcept;
   [[nodiscard]] auto has_staged() const -> bool;
@@ -123,10 +125,12 @@ public:
   [[nodiscard]] auto take_returned_pages() -> std::vector<std::size_t>;
   [[nodiscard]] auto take_returned_chunks() -> std::vector<std::size_t>;
 
+  // While it is held, nothing is written to the file.
+  [[nodiscard]] auto pause() const -> std::unique_lock<std::mutex> { return std::unique_lock{io_}; }
+
   // Calls `visit` with the lines that the file in place does not have yet, in the order of commits. Nothing may be staged.
   template <class Visit>
-  void for_each_unapplied(Visit visit) const {
-    std::scoped_lock const lock{io_};
+  void for_each_unapplied(std::unique_lock<std::mutex> const& /*paused*/, Visit visit) const {
     log_->for_each_unapplied(visit);
   }
 

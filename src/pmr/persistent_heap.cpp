@@ -71,7 +71,7 @@ auto persistent_heap::unname_object(std::string_view name, object_type const& ty
 
 auto persistent_heap::find_object(std::string_view name, object_type const& type, bool to_write) const
     -> result<void*> {
-  return state_ ? state_->find_object("find", name, type, to_write) : closed("find an object");
+  return state_ ? state_->find_object(name, type, to_write) : closed("find an object");
 }
 
 void persistent_heap::for_each_object(std::function<void(object_info const& object)> const& visit) const {

@@ -47,7 +47,8 @@ public:
                                    static_cast<std::size_t>(log_.file_bytes() - log_.content_begin()));
   }
 
-  [[nodiscard]] auto commit(std::string const& next, fmmap::journal::level wanted) -> fmmap::result<void> {
+  // What has to be changed for the content to be that.
+  [[nodiscard]] auto changes_to(std::string const& next) const -> fmmap::journal::transaction {
     namespace journal = fmmap::journal;
     auto const before = content();
     auto const first = log_.content_begin() / journal::page_bytes;
@@ -63,7 +64,11 @@ public:
         changes.change(first + i, lines, bytes_of(next).subspan(i * journal::page_bytes).first<journal::page_bytes>());
       }
     }
-    return log_.commit(std::move(changes), wanted, log_.file_bytes());
+    return changes;
+  }
+
+  [[nodiscard]] auto commit(std::string const& next, fmmap::journal::level wanted) -> fmmap::result<void> {
+    return log_.commit(changes_to(next), wanted, log_.file_bytes());
   }
 
 private:

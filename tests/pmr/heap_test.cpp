@@ -553,6 +553,74 @@ BOOST_AUTO_TEST_CASE(that_is_dropped_is_in_those_staged_after_it) { // A changed
   BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->back() == 2U);
 }
 
+// Until a call of this kind has begun, which a table delays.
+void wait_for(os::call which) {
+  while (std::ranges::count(seam::calls(), which) == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
+}
+
+BOOST_AUTO_TEST_CASE(that_is_dropped_while_another_is_staged_is_in_that_one) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path,
+       [](persistent_heap& heap) {
+         auto* const a = or_throw(heap.construct<numbers>("numbers", numbers(1000, 1)));
+         auto* const b = or_throw(heap.construct<words>("words"));
+         or_throw(heap.commit());
+         a->push_back(2);
+         std::optional<fmmap::flush_job> first{or_throw(heap.stage_commit())};
+         b->emplace(1, "a text that is too long for the object itself");
+         seam::armed const table;
+         seam::delay(os::call::openat,
+                     std::chrono::milliseconds{100}); // of the map of addresses, when changes are known
+         auto second = std::async(std::launch::async, [&] { or_throw(heap.commit()); });
+         wait_for(os::call::openat);
+         first.reset();
+         second.get();
+       },
+       {.check_pointers = true});
+  auto heap = open(path);
+  BOOST_TEST(or_throw(heap.find<words>("words"))->size() == 1U);
+  BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->size() == 1001U);
+  BOOST_TEST(or_throw(heap.find<numbers>("numbers"))->back() == 2U);
+}
+
+BOOST_AUTO_TEST_CASE(come_back_in_a_rollback_while_a_snapshot_brings_them_in_place) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  made(path, [&](persistent_heap& heap) {
+    auto& some = *or_throw(heap.construct<numbers>("numbers", numbers{1, 1, 1}));
+    or_throw(heap.snapshot(folder / "first")); // what is in place
+    some[1] = 2;
+    or_throw(heap.commit()); // is not
+    some[1] = 3;
+    seam::armed const table;
+    seam::delay(os::call::pwrite, std::chrono::milliseconds{100});
+    auto copy = std::async(std::launch::async, [&] { or_throw(heap.snapshot(folder / "second")); });
+    wait_for(os::call::pwrite);
+    or_throw(heap.rollback());
+    copy.get();
+    BOOST_TEST(some[1] == 2U);
+    or_throw(heap.commit());
+  });
+  BOOST_TEST(contents(path)[1] == 2U);
+}
+
+BOOST_AUTO_TEST_CASE(end_where_a_rollback_finds_that_the_last_one_is_damaged) {
+  scratch const folder;
+  made(folder / "heap", [](persistent_heap& heap) {
+    auto& some = *or_throw(heap.construct<numbers>("numbers", numbers{1}));
+    or_throw(heap.commit());
+    auto* const table = const_cast<std::byte*>(heap.resource()->storage().data());
+    std::memset(table, 0xff, 64); // a stray store
+    or_throw(heap.commit());
+    some[0] = 2;
+    BOOST_TEST((heap.rollback().error() == errc::damaged));
+    BOOST_TEST((heap.commit().error() == errc::damaged));
+  });
+}
+
 // What the file has meanwhile is the old value and the new one.
 BOOST_AUTO_TEST_CASE(counts_where_a_change_is_taken_back) {
   for (bool const staged : {true, false}) {
