@@ -316,7 +316,8 @@ public:
   /// Makes the heap hold what the last commit has left. Pointers to objects that were there then stay valid.
   ///
   /// Errors: `errc::in_use` while a staged commit has neither run nor been dropped; `errc::read_only`, `errc::closed`,
-  /// `errc::forked`; what the system reports: nothing has changed.
+  /// `errc::forked`; what the system reports: nothing has changed. `errc::damaged` when the last commit holds what can be no
+  /// heap, and `std::errc::not_enough_memory`: it is done in part, and every call is that error until the heap is opened anew.
   [[nodiscard]] auto rollback() -> result<void>;
 
   /// Held by a thread while it changes objects: `commit` and `stage_commit` wait until nobody holds one, and keep new ones
