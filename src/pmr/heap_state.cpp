@@ -528,8 +528,11 @@ auto heap_state::name_object(std::string_view name, object_type const& type, voi
 }
 
 auto heap_state::unname_object(std::string_view name, object_type const& type) -> result<void*> {
+  if (read_only_) {
+    return fail(errc::read_only, named("destroy", name));
+  }
   std::scoped_lock const lock{objects_mutex_};
-  auto found = look_up("destroy", name, type, true);
+  auto found = look_up("destroy", name, type);
   if (found) {
     auto const freed = objects_.remove(name);
     allocator_->deallocate(freed.node, freed.length, alignof(heap_format::object_node));
@@ -538,15 +541,14 @@ auto heap_state::unname_object(std::string_view name, object_type const& type) -
 }
 
 auto heap_state::find_object(std::string_view name, object_type const& type, bool to_write) const -> result<void*> {
+  if (to_write && read_only_) {
+    return fail(errc::read_only, named("find", name), "one that is const can be had");
+  }
   std::scoped_lock const lock{objects_mutex_};
-  return look_up("find", name, type, to_write);
+  return look_up("find", name, type);
 }
 
-auto heap_state::look_up(std::string_view verb, std::string_view name, object_type const& type, bool to_write) const
-    -> result<void*> {
-  if (to_write && read_only_) {
-    return fail(errc::read_only, named(verb, name), verb == "find" ? "one that is const can be had" : "");
-  }
+auto heap_state::look_up(std::string_view verb, std::string_view name, object_type const& type) const -> result<void*> {
   auto const* const found = objects_.find(name);
   if (found == nullptr) {
     return fail(errc::not_found, named(verb, name));
@@ -602,11 +604,15 @@ auto heap_state::stage_quietly(commit_durability level) -> result<std::shared_pt
     if (!gathered) {
       return gathered;
     }
-    auto const is_staged = store_->enqueue(*gathered);
+    auto sound = checks_pointers_ ? check_pointers(**gathered) : result<void>{};
+    auto const is_staged = sound && store_->enqueue(*gathered);
     if (!is_staged) {
       store_->drop(**gathered);
     }
     has_lost_track_ = false;
+    if (!sound) {
+      return std::unexpected(std::move(sound).error());
+    }
     if (is_staged) {
       return gathered;
     }
@@ -626,11 +632,6 @@ auto heap_state::gather_changes(commit_durability level) -> result<std::shared_p
   now.made->file_bytes = store_->where().file_bytes(memory_.size());
   add_books(now, all);
   add_content(now, *changed);
-  if (auto sound = checks_pointers_ ? check_pointers(*now.made) : result<void>{}; !sound) {
-    store_->drop(*now.made);
-    has_lost_track_ = false;
-    return std::unexpected(std::move(sound).error());
-  }
   return std::move(now.made);
 }
 

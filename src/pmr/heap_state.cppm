@@ -124,13 +124,14 @@ private:
   [[nodiscard]] auto read_record(std::size_t chunk, line_map const& unapplied) const -> alloc::chunk_state;
 
   // With the lock of the objects held. `verb` is what is done with it, for errors.
-  [[nodiscard]] auto look_up(std::string_view verb, std::string_view name, object_type const& type, bool to_write) const
+  [[nodiscard]] auto look_up(std::string_view verb, std::string_view name, object_type const& type) const
       -> result<void*>;
 
   [[nodiscard]] auto private_bytes() const -> std::uint64_t;
 
   [[nodiscard]] auto check_usable(std::string_view operation, bool to_write) const -> result<void>;
   [[nodiscard]] auto stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
+  // What a commit at this moment would have to bring to the file; whether it is sound or comes too late is not looked at.
   [[nodiscard]] auto gather_changes(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
   [[nodiscard]] auto return_to_last_commit() -> result<void>;
   auto end_half_way(std::error_code code, std::string_view hint) -> std::unexpected<error>;

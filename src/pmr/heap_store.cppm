@@ -128,7 +128,8 @@ public:
   // While it is held, nothing is written to the file.
   [[nodiscard]] auto pause() const -> std::unique_lock<std::mutex> { return std::unique_lock{io_}; }
 
-  // Calls `visit` with the lines that the file in place does not have yet, in the order of commits. Nothing may be staged.
+  // Calls `visit` with the lines that the file in place does not have yet, in the order of commits, while it is paused by the
+  // caller. Nothing may be staged.
   template <class Visit>
   void for_each_unapplied(std::unique_lock<std::mutex> const& /*paused*/, Visit visit) const {
     log_->for_each_unapplied(visit);
