@@ -69,10 +69,11 @@ wanted() {
   local llvm=$1 boost=
   [[ $suite != bookworm ]] || keeps_old_boost || boost=1.81
   echo "clang-$llvm clang-tools-$llvm g++ cmake ninja-build libboost-test$boost-dev libmimalloc-dev libxxhash-dev"
+  echo "libcli11-dev nlohmann-json3-dev"
   $all || return 0
   echo "clang-format-$llvm clang-tidy-$llvm llvm-$llvm libclang-rt-$llvm-dev"
-  echo "libbenchmark-dev libboost$boost-dev libboost-iostreams$boost-dev nlohmann-json3-dev libsqlite3-dev liblmdb-dev"
-  echo "debootstrap git jq python3 strace util-linux"
+  echo "libbenchmark-dev libboost$boost-dev libboost-iostreams$boost-dev libsqlite3-dev liblmdb-dev"
+  echo "btrfs-progs debootstrap e2fsprogs fuse3 git jq libfuse3-dev python3 strace util-linux xfsprogs"
 }
 
 # Prints those of them that are missing. Any CMake in PATH will do that is new enough, whoever installed it.

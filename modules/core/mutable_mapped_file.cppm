@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
-#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -149,10 +148,7 @@ public:
   /// where it is.
   inline auto write_at(std::uint64_t offset, std::span<std::byte const> in) noexcept -> std::size_t {
     auto const all = writable_bytes();
-    if (offset >= all.size()) {
-      return 0;
-    }
-    auto const count = std::min(in.size(), all.size() - static_cast<std::size_t>(offset));
+    auto const count = available(offset, in.size(), all.size());
     if (count > 0) {
       std::memmove(all.data() + offset, in.data(), count);
     }

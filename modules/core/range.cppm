@@ -40,4 +40,10 @@ constexpr auto exactly(std::uint64_t offset, std::size_t length) noexcept -> byt
   return {.offset = offset, .length = length == to_end ? to_end - 1 : length};
 }
 
+// How many of `wanted` bytes there are from `offset` on, in something `size` bytes long.
+constexpr auto available(std::uint64_t offset, std::size_t wanted, std::size_t size) noexcept -> std::size_t {
+  auto const left = offset < size ? size - static_cast<std::size_t>(offset) : 0;
+  return wanted < left ? wanted : left;
+}
+
 } // namespace fmmap

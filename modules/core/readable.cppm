@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
-#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -125,10 +124,7 @@ public:
   /// Copies bytes from `offset` on. Returns how many: fewer than asked only at the end.
   auto read_at(this auto const& self, std::uint64_t offset, std::span<std::byte> out) noexcept -> std::size_t {
     std::span<std::byte const> const all = self.bytes();
-    if (offset >= all.size()) {
-      return 0;
-    }
-    auto const count = std::min(out.size(), all.size() - static_cast<std::size_t>(offset));
+    auto const count = available(offset, out.size(), all.size());
     if (count > 0) {
       std::memmove(out.data(), all.data() + offset, count);
     }
