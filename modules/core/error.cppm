@@ -78,6 +78,8 @@ enum class errc : int {
   damaged,
   /// Something that is to be committed points to memory that ends with the process.
   escaped_pointer,
+  /// What is to be committed was changed by a thread while the commit was made.
+  data_race,
 };
 
 /// The category of `errc`, named "fmmap".

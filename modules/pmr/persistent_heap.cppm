@@ -135,9 +135,15 @@ struct heap_options {
   std::size_t journal_size = std::size_t{8} << 20;
   /// Of a file that is created.
   unsigned permissions = 0600;
+  /// Bytes of memory of the process's own that the heap may keep for pages that are as the file is. A commit that finds more
+  /// gives half of it back, in any order; who reads such a page then reads the file's.
+  std::size_t private_budget = std::size_t{1} << 30;
   /// Looks through what every commit changes for pointers to memory that ends with the process, which make it fail with
   /// `errc::escaped_pointer`. A debug build of fmmap always does.
   bool check_pointers = false;
+  /// Looks, when the changes of a commit have been taken, for what has been changed meanwhile: by a thread without an
+  /// `update_scope`. It makes the commit fail with `errc::data_race`. A debug build of fmmap always does.
+  bool check_races = false;
 };
 
 /// An object with a name. The views end with the next change of the heap's objects.
@@ -220,6 +226,12 @@ public:
   [[nodiscard]] static auto open_read_only(std::filesystem::path const& path, heap_options options = {})
       -> result<persistent_heap>;
 
+  /// Gives a heap that nobody has open a journal of `bytes`, as `heap_options::journal_size`. The file is replaced by a copy in one
+  /// step: a crash leaves the old one or the new one. Takes room for both meanwhile.
+  ///
+  /// Errors: as `open`, and nothing is at its address for this; `errc::invalid_options`; as `replace_file`.
+  [[nodiscard]] static auto resize_journal(std::filesystem::path const& path, std::size_t bytes) -> result<void>;
+
   persistent_heap(persistent_heap&& other) noexcept = default;
   auto operator=(persistent_heap&& other) noexcept -> persistent_heap& = default;
   /// Closes without a commit: what has not been committed is gone.
@@ -298,10 +310,32 @@ public:
   /// or destroy any.
   void for_each_object(std::function<void(object_info const& object)> const& visit) const;
 
+  /// Calls `visit(name, object)` with each object that is of one of these types, a `T const&`, in the order of their names, and
+  /// returns the names of the others. What a program exports in this way, another one can make a new heap of, that has other
+  /// types or another standard library (docs/heap.md).
+  template <persistent_type... Types, class Visit>
+  [[nodiscard]] auto visit_objects(Visit visit) const -> std::vector<std::string> {
+    std::vector<std::string> others;
+    for_each_object([&](object_info const& one) {
+      auto const is_visited = [&]<class T>(std::type_identity<T>) {
+        auto const found = find<T const>(one.name);
+        if (found) {
+          visit(one.name, **found);
+        }
+        return found.has_value();
+      };
+      if (!(is_visited(std::type_identity<Types>{}) || ...)) {
+        others.emplace_back(one.name);
+      }
+    });
+    return others;
+  }
+
   /// Makes what the heap holds what it will hold after any crash, or fails. Blocks until that is so. A heap in which nothing
   /// has changed writes nothing.
   ///
-  /// Errors: `errc::read_only`, `errc::closed`, `errc::forked`, `errc::escaped_pointer`: nothing was committed, and more can be.
+  /// Errors: `errc::read_only`, `errc::closed`, `errc::forked`, `errc::escaped_pointer`, `errc::data_race`: nothing was committed, and
+  /// more can be.
   /// `std::errc::no_space_on_device` or `file_too_large` for changes larger than the journal: likewise. What else the system
   /// reports: it was committed or not, see above.
   [[nodiscard]] auto commit(commit_durability level = commit_durability::power) -> result<void>;
@@ -319,6 +353,15 @@ public:
   /// `errc::forked`; what the system reports: nothing has changed. `errc::damaged` when the last commit holds what can be no
   /// heap, and `std::errc::not_enough_memory`: it is done in part, and every call is that error until the heap is opened anew.
   [[nodiscard]] auto rollback() -> result<void>;
+
+  /// Gives back what the last commit does not need: blocks of the file behind what is free as a whole chunk of 64 KiB, and
+  /// memory that has what the file has. Blocks while the journal is emptied and threads that change objects are waited for.
+  /// Commits do the same by themselves where 64 MiB have been freed, and as `heap_options::private_budget` says.
+  ///
+  /// Returns how many bytes of the file were given back: what had been already counts once more. Errors: `errc::in_use` while a
+  /// staged commit has neither run nor been dropped; `errc::read_only`, `errc::closed`, `errc::forked`;
+  /// `std::errc::operation_not_supported` where the file system makes no holes; what the system reports.
+  [[nodiscard]] auto trim() -> result<std::size_t>;
 
   /// Held by a thread while it changes objects: `commit` and `stage_commit` wait until nobody holds one, and keep new ones
   /// waiting meanwhile. A thread that holds one may not commit, nor take a second one.

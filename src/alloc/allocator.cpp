@@ -532,27 +532,71 @@ void allocator::free_run(page_run run) noexcept {
   books_.give_back(run, bare);
 }
 
-auto allocator::trim() -> result<std::size_t> {
+auto allocator::check_trimmable() const -> result<void> {
   if (refusal_) { // the pages are not these books' any more
     return std::unexpected(error::make(*refusal_, "trim", options_.path));
   }
+  return {};
+}
+
+// While it is withdrawn nobody waits, but they do without these pages meanwhile.
+auto allocator::withdraw_free(page_run run, std::unique_lock<mutex>& lock) -> result<void> {
+  auto const was_bare = books_.take(run).count > 0;
+  lock.unlock();
+  auto done = space_.withdraw(run.first * page_bytes, run.count * page_bytes);
+  lock.lock();
+  books_.give_back(run, done || was_bare);
+  return done;
+}
+
+namespace {
+
+constexpr std::size_t longest_withdrawn = 16384; // pages: a hole costs some file systems milliseconds
+
+} // namespace
+
+auto allocator::trim() -> result<std::size_t> {
+  if (auto sound = check_trimmable(); !sound) {
+    return std::unexpected(std::move(sound).error());
+  }
   flush_magazines();
   release_empty_slabs();
-  // A hole costs some file systems milliseconds: nobody waits for that, but they do without the pages of one hole meanwhile.
-  constexpr std::size_t longest = 16384;
   std::size_t withdrawn = 0;
   std::unique_lock lock{pages_mutex_};
   for (auto run = books_.next_run(0, true); run.count > 0; run = books_.next_run(run.first + run.count, true)) {
-    run.count = std::min(run.count, longest);
-    (void)books_.take(run);
-    lock.unlock();
-    auto const done = space_.withdraw(run.first * page_bytes, run.count * page_bytes);
-    lock.lock();
-    books_.give_back(run, done.has_value());
-    if (!done) {
-      return std::unexpected(done.error());
+    run.count = std::min(run.count, longest_withdrawn);
+    if (auto done = withdraw_free(run, lock); !done) {
+      return std::unexpected(std::move(done).error());
     }
     withdrawn += run.count * page_bytes;
+  }
+  return withdrawn;
+}
+
+auto allocator::trim_chunks(std::function<bool(std::size_t chunk)> const& may_go) -> result<std::size_t> {
+  if (auto sound = check_trimmable(); !sound) {
+    return std::unexpected(std::move(sound).error());
+  }
+  flush_magazines();
+  release_empty_slabs();
+  constexpr auto longest = longest_withdrawn / chunk_pages;
+  std::size_t withdrawn = 0;
+  std::unique_lock lock{pages_mutex_};
+  for (auto run = books_.next_run(0, false); run.count > 0; run = books_.next_run(run.first + run.count, false)) {
+    auto const end = (run.first + run.count) / chunk_pages;
+    for (auto chunk = (run.first + chunk_pages - 1) / chunk_pages; chunk < end;) {
+      std::size_t count = 0;
+      while (count < longest && chunk + count < end && may_go(chunk + count)) {
+        ++count;
+      }
+      if (count > 0) {
+        if (auto done = withdraw_free({.first = chunk * chunk_pages, .count = count * chunk_pages}, lock); !done) {
+          return std::unexpected(std::move(done).error());
+        }
+        withdrawn += count * chunk_bytes;
+      }
+      chunk += std::max<std::size_t>(count, 1);
+    }
   }
   return withdrawn;
 }
@@ -585,6 +629,7 @@ auto allocator::in_use() const -> usage {
   auto const free = books_.free_count();
   return {.used = (books_.page_count() - free) * page_bytes,
           .free = free * page_bytes,
+          .backed_free = books_.backed_free_count() * page_bytes,
           .longest_free = books_.longest_free() * page_bytes,
           .peak = peak_ * page_bytes};
 }

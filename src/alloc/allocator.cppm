@@ -8,6 +8,7 @@ module;
 #include <expected>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -48,6 +49,7 @@ struct options {
 struct usage {
   std::size_t used = 0;
   std::size_t free = 0;
+  std::size_t backed_free = 0; // with memory behind it
   std::size_t longest_free = 0;
   std::size_t peak = 0;
 };
@@ -120,6 +122,9 @@ public:
   // Withdraws all free pages, those of the calling thread's magazines and of empty slabs too; returns how many bytes.
   [[nodiscard]] auto trim() -> result<std::size_t>;
 
+  // The same for chunks that are free as a whole and of which `may_go` is true, whether they have memory behind them or not.
+  [[nodiscard]] auto trim_chunks(std::function<bool(std::size_t chunk)> const& may_go) -> result<std::size_t>;
+
   // Hands the blocks of the calling thread's magazines back.
   void flush_magazines() noexcept;
 
@@ -137,6 +142,11 @@ public:
   [[nodiscard]] auto size() const noexcept -> std::size_t { return books_.page_count() * page_bytes; }
 
   [[nodiscard]] auto state_of(std::size_t chunk) const -> chunk_state;
+
+  // Whether nothing is allocated in the page there.
+  [[nodiscard]] inline auto is_free(std::size_t offset) const -> bool {
+    return offset >= size() || books_.is_free(offset / page_bytes);
+  }
 
   // Whether something is allocated that holds these bytes.
   [[nodiscard]] auto is_live(std::size_t offset, std::size_t length) const -> bool;
@@ -181,6 +191,8 @@ private:
   void give_back(unsigned size_class, std::span<std::size_t const> blocks) noexcept; // its lock is held
   void release_slab(page_run slab, unsigned size_class) noexcept;                    // likewise
   void release_empty_slabs() noexcept;
+  [[nodiscard]] auto check_trimmable() const -> result<void>;
+  [[nodiscard]] auto withdraw_free(page_run run, std::unique_lock<mutex>& lock) -> result<void>;
   void hand_back(magazines& from) noexcept;
 
   [[nodiscard]] auto blocks_in_magazines() const -> std::vector<books::bit>;

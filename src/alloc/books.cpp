@@ -265,6 +265,7 @@ auto books::take(page_run run) noexcept -> page_run {
       first = std::min(first, begin + static_cast<std::size_t>(std::countr_zero(bare)));
       end = begin + static_cast<std::size_t>(std::bit_width(bare));
       of.bare_pages[word] &= ~bits;
+      bare_count_ -= static_cast<std::size_t>(std::popcount(bare));
     }
   });
   free_count_ -= run.count;
@@ -279,6 +280,7 @@ void books::give_back(page_run run, bool bare) noexcept {
     of.bare_pages[word] |= bare ? bits : 0;
   });
   free_count_ += run.count;
+  bare_count_ += bare ? run.count : 0;
   sum_up(run.first / group_pages, (run.first + run.count - 1) / group_pages);
   mark_dirty(run);
 }

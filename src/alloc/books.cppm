@@ -85,6 +85,8 @@ public:
     return std::atomic_ref{page_count_}.load(std::memory_order_acquire);
   }
   [[nodiscard]] inline auto free_count() const noexcept -> std::size_t { return free_count_; }
+  // Of those, how many have memory behind them.
+  [[nodiscard]] inline auto backed_free_count() const noexcept -> std::size_t { return free_count_ - bare_count_; }
   [[nodiscard]] inline auto longest_free() const noexcept -> std::size_t { return root().longest; }
   // Of the pages that are free, how many lie at the end of the space.
   [[nodiscard]] auto free_at_end() const noexcept -> std::size_t;
@@ -211,6 +213,7 @@ private:
   std::size_t limit_groups_;              // how many there can be
   alignas(std::atomic_ref<std::size_t>::required_alignment) mutable std::size_t page_count_ = 0;
   std::size_t free_count_ = 0;
+  std::size_t bare_count_ = 0;
 };
 
 } // namespace fmmap::alloc

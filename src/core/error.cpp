@@ -88,6 +88,8 @@ public:
       return "the file contradicts itself";
     case errc::escaped_pointer:
       return "something in it points to memory that ends with the process";
+    case errc::data_race:
+      return "something in it was changed meanwhile";
     }
     return "unknown error " + std::to_string(value);
   }

@@ -11,6 +11,7 @@ module;
 #include <iterator>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <system_error>
@@ -162,6 +163,50 @@ auto append_scanned(os::descriptor pagemap, std::span<page_range const> in, os::
   }
   return {};
 }
+
+// The bits of an entry, as proc_pid_pagemap(5) has them.
+namespace listed {
+
+constexpr auto present = std::uint64_t{1} << 63U;
+constexpr auto swapped = std::uint64_t{1} << 62U;
+constexpr auto of_file = std::uint64_t{1} << 61U;
+
+constexpr auto is_private_in_memory(std::uint64_t entry) noexcept -> bool {
+  return (entry & (present | of_file)) == present;
+}
+
+} // namespace listed
+
+// Without the help of a scan: reads the entry of each page.
+template <class IsWanted>
+auto append_listed(os::descriptor pagemap, std::span<page_range const> in, run_list& found, IsWanted is_wanted)
+    -> os::outcome<void> {
+  auto const page = os::page_size();
+  std::vector<std::uint64_t> entries(8192); // 32 MiB of memory at a time
+  for (auto rest : in) {
+    while (rest.length > 0) {
+      auto const wanted = std::span{entries}.first(std::min(entries.size(), rest.length / page));
+      auto const offset = number(rest.begin) / page * sizeof(std::uint64_t);
+      auto const got = os::retry([&] { return os::read_at(pagemap, offset, std::as_writable_bytes(wanted)); });
+      if (!got || *got < sizeof(std::uint64_t)) {
+        return std::unexpected(got ? EIO : got.error());
+      }
+      for (auto const entry : wanted.first(*got / sizeof(std::uint64_t))) {
+        if (is_wanted(entry)) {
+          found.append({.begin = rest.begin, .length = page});
+        }
+        rest.begin += page;
+        rest.length -= page;
+      }
+    }
+  }
+  return {};
+}
+
+constexpr os::page_scan private_pages_in_memory{
+    .inverted = os::page_category::of_file,
+    .all = os::page_category::of_file | os::page_category::present,
+};
 
 constexpr os::page_scan private_pages{
     .inverted = os::page_category::of_file,
@@ -353,44 +398,13 @@ public:
 
 private:
   auto list(std::span<page_range const> watched, run_list& found) -> os::outcome<void> override {
-    for (auto const& range : watched) {
-      if (auto done = append_private(range, found); !done) {
-        return done;
-      }
-    }
-    return {};
-  }
-
-  auto append_private(page_range in, run_list& found) -> os::outcome<void> {
-    auto const page = os::page_size();
-    for (auto rest = in; rest.length > 0;) {
-      auto const wanted = std::span{entries_}.first(std::min(entries_.size(), rest.length / page));
-      auto const offset = number(rest.begin) / page * sizeof(std::uint64_t);
-      auto const got = os::retry([&] { return os::read_at(pagemap_.get(), offset, std::as_writable_bytes(wanted)); });
-      if (!got || *got < sizeof(std::uint64_t)) {
-        return std::unexpected(got ? EIO : got.error());
-      }
-      for (auto const entry : wanted.first(*got / sizeof(std::uint64_t))) {
-        if (is_private(entry)) {
-          found.append({.begin = rest.begin, .length = page});
-        }
-        rest.begin += page;
-        rest.length -= page;
-      }
-    }
-    return {};
-  }
-
-  // A page that is swapped out is, and the file's pages are not swapped. The bits are those of proc_pid_pagemap(5).
-  static auto is_private(std::uint64_t entry) noexcept -> bool {
-    constexpr auto present = std::uint64_t{1} << 63U;
-    constexpr auto swapped = std::uint64_t{1} << 62U;
-    constexpr auto of_file = std::uint64_t{1} << 61U;
-    return (entry & swapped) != 0 || (entry & (present | of_file)) == present;
+    // A page that is swapped out is its own, for the file's pages are not swapped.
+    return append_listed(pagemap_.get(), watched, found, [](std::uint64_t entry) {
+      return (entry & listed::swapped) != 0 || listed::is_private_in_memory(entry);
+    });
   }
 
   owned_descriptor pagemap_;
-  std::vector<std::uint64_t> entries_ = std::vector<std::uint64_t>(8192); // 32 MiB of memory at a time
 };
 
 class by_comparison final : public watching {
@@ -450,6 +464,22 @@ auto detector::make(method best) -> std::unique_ptr<detector> {
     }
   }
   return by_comparison::make();
+}
+
+auto find_private_pages(page_range in) -> std::optional<std::vector<page_range>> {
+  auto const opened = open_pagemap();
+  if (!opened) {
+    return {};
+  }
+  owned_descriptor const pagemap{*opened};
+  std::vector<page_range> all;
+  run_list found{all};
+  auto done = append_scanned(pagemap.get(), {&in, 1}, private_pages_in_memory, found);
+  if (!done) {
+    found.drop();
+    done = append_listed(pagemap.get(), {&in, 1}, found, listed::is_private_in_memory);
+  }
+  return done ? std::optional{std::move(all)} : std::nullopt;
 }
 
 } // namespace fmmap::dirty

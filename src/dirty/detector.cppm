@@ -2,6 +2,7 @@
 module;
 
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -59,5 +60,9 @@ public:
 protected:
   detector() = default;
 };
+
+// Those pages of private memory that are the process's own, and in memory at this moment; nothing where the system does not tell.
+// What is swapped out is not told from what protects a page that is not there, and is left out.
+[[nodiscard]] auto find_private_pages(page_range in) -> std::optional<std::vector<page_range>>;
 
 } // namespace fmmap::dirty

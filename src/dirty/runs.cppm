@@ -20,6 +20,14 @@ struct page_range {
   auto operator==(page_range const&) const -> bool = default;
 };
 
+[[nodiscard]] inline auto length_of(std::span<page_range const> runs) noexcept -> std::size_t {
+  std::size_t length = 0;
+  for (auto const& run : runs) {
+    length += run.length;
+  }
+  return length;
+}
+
 // What is appended to a list: runs of pages, those that touch as one.
 class run_list {
 public:

@@ -65,6 +65,11 @@ auto checksum_of(slot const& s) noexcept -> std::uint64_t {
   return checksum(std::as_bytes(std::span{&s, 1}).subspan(before_checksummed));
 }
 
+auto seal(slot& s) noexcept -> std::size_t {
+  s.about.checksum = checksum_of(s);
+  return s.about.generation % slot_count;
+}
+
 auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool {
   auto const& about = s.about;
   return about.magic == header_magic && about.checksum == checksum_of(s) && about.ring_bytes > 0 &&

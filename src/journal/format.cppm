@@ -97,6 +97,9 @@ inline constexpr std::uint64_t reference_magic = 0x315f'6665'7270'6d66; // "fmpr
 // What a slot's checksum ought to be.
 [[nodiscard]] auto checksum_of(slot const& s) noexcept -> std::uint64_t;
 
+// Gives a slot its checksum, and says which of them it is.
+auto seal(slot& s) noexcept -> std::size_t;
+
 // Whether a slot holds a header that can be one of a file of that size.
 [[nodiscard]] auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool;
 

@@ -533,6 +533,13 @@ auto log::checkpoint() -> result<void> {
   return apply_all();
 }
 
+auto log::sync() -> result<void> {
+  if (failed_) {
+    return std::unexpected(*failed_);
+  }
+  return check(os::retry([&] { return os::sync(file_.cached); }), "sync");
+}
+
 auto log::apply_all() -> result<void> {
   if (auto done = apply(); !done) {
     return done;
@@ -549,17 +556,13 @@ auto log::apply_all() -> result<void> {
 
 auto log::write_header() -> result<void> {
   auto next = slot_;
-  next.about = {.magic = header_magic,
-                .checksum = 0,
-                .generation = slot_.about.generation + 1,
-                .salt = random_number(),
-                .sequence = sequence_,
-                .tail = head_,
-                .ring_bytes = slot_.about.ring_bytes,
-                .file_bytes = file_bytes_,
-                .spill_at = slot_.about.spill_at};
-  next.about.checksum = checksum_of(next);
-  auto const at = next.about.generation % slot_count * page_bytes;
+  next.about.magic = header_magic;
+  ++next.about.generation;
+  next.about.salt = random_number();
+  next.about.sequence = sequence_;
+  next.about.tail = head_;
+  next.about.file_bytes = file_bytes_;
+  auto const at = seal(next) * page_bytes;
   if (auto done = write(file_.direct, at, std::as_bytes(std::span{&next, 1}), true); !done) {
     return done;
   }

@@ -135,6 +135,9 @@ public:
   // Makes all transactions durable, in place, and the ring free.
   [[nodiscard]] auto checkpoint() -> result<void>;
 
+  // Makes durable what the owner has done to the file by other ways, to pages that no record in the ring is about.
+  [[nodiscard]] auto sync() -> result<void>;
+
 private:
   struct record {
     transaction what;

@@ -15,6 +15,7 @@ module;
 module fmmap.pmr:heap_format;
 
 import fmmap.alloc;
+import fmmap.core;
 import fmmap.journal;
 
 namespace fmmap::heap_format {
@@ -87,6 +88,11 @@ public:
   // Where a byte of the content lies in the file.
   [[nodiscard]] constexpr auto offset_of(std::uint64_t content) const noexcept -> std::uint64_t {
     return segment(content / segment_content) + segment_books + (content % segment_content);
+  }
+
+  // The same for content of one segment.
+  [[nodiscard]] constexpr auto range_of(std::uint64_t begin, std::uint64_t end) const noexcept -> byte_range {
+    return {.offset = offset_of(begin), .length = static_cast<std::size_t>(end - begin)};
   }
 
   [[nodiscard]] constexpr auto record_of(std::uint64_t chunk) const noexcept -> std::uint64_t {

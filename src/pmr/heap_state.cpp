@@ -50,10 +50,6 @@ using journal::line_bytes;
 using journal::page_bytes;
 
 constexpr std::size_t first_content = std::size_t{1} << 20;
-constexpr std::size_t least_journal = std::size_t{64} << 10;
-constexpr std::size_t most_journal = std::size_t{16} << 30;
-constexpr std::uint64_t all_lines = ~std::uint64_t{0};
-
 auto refuse(std::filesystem::path const& path, std::string_view hint) -> std::unexpected<error> {
   return std::unexpected(error::make(errc::invalid_options, "create", path.native(), {}, hint));
 }
@@ -63,31 +59,10 @@ auto check(heap_options const& options, std::filesystem::path const& path) -> re
       options.reserve > std::size_t{1} << 45) {
     return refuse(path, "the reserve has to be a multiple of 64 KiB, from 1 MiB to 32 TiB");
   }
-  if (options.journal_size % page_bytes != 0 || options.journal_size < least_journal ||
-      options.journal_size > most_journal) {
-    return refuse(path, "the journal has to be a multiple of 4096 bytes, from 64 KiB to 16 GiB");
-  }
   if (reinterpret_cast<std::uintptr_t>(options.base) % heap_format::huge_page != 0) {
     return refuse(path, "the base has to be a multiple of 2 MiB");
   }
-  return {};
-}
-
-auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
-  auto lock = file_lock::create(backing);
-  if (!lock) {
-    return lock;
-  }
-  auto const held = lock->try_acquire(mode);
-  if (!held) {
-    return std::unexpected(held.error());
-  }
-  if (!*held) {
-    return std::unexpected(error::make(errc::in_use, "open", backing.path(), {},
-                                       mode == lock_mode::exclusive ? "somebody else has the heap open"
-                                                                    : "somebody else has the heap open for writing"));
-  }
-  return lock;
+  return heap_store::check_journal_size(options.journal_size, "create", path.native());
 }
 
 auto new_header(heap_options const& options, std::uint64_t slot) -> heap_format::heap_header {
@@ -203,7 +178,9 @@ heap_state::heap_state(std::shared_ptr<heap_store> store, heap_memory memory, he
       memory_{std::move(memory)},
       read_only_{read_only},
       checks_pointers_{options.check_pointers || alloc::debug_build},
+      checks_races_{options.check_races || alloc::debug_build},
       process_{os::process_id()},
+      private_budget_{options.private_budget},
       objects_{memory_.content()} {}
 
 heap_state::~heap_state() {
@@ -239,12 +216,8 @@ auto heap_state::create(std::filesystem::path const& path, heap_options const& o
 }
 
 auto heap_state::create_in(file backing, heap_memory memory, heap_options const& options) -> result<owned> {
-  auto lock = lock_heap(backing, lock_mode::exclusive);
-  if (!lock) {
-    return std::unexpected(std::move(lock).error());
-  }
-  auto store = heap_store::create(std::move(backing), std::move(*lock), new_header(options, memory.slot()), options,
-                                  first_content);
+  auto store =
+      heap_store::create(std::move(backing), new_header(options, memory.slot()), options.journal_size, first_content);
   if (!store) {
     return std::unexpected(std::move(store).error());
   }
@@ -260,15 +233,7 @@ auto heap_state::create_in(file backing, heap_memory memory, heap_options const&
 }
 
 auto heap_state::open(std::filesystem::path const& path, heap_options const& options, bool read_only) -> result<owned> {
-  auto backing = file::open(path, {.access = read_only ? access::read_only : access::read_write});
-  if (!backing) {
-    return std::unexpected(std::move(backing).error());
-  }
-  auto lock = lock_heap(*backing, read_only ? lock_mode::shared : lock_mode::exclusive);
-  if (!lock) {
-    return std::unexpected(std::move(lock).error());
-  }
-  auto store = heap_store::open(std::move(*backing), std::move(*lock), read_only);
+  auto store = heap_store::open(path, read_only);
   if (!store) {
     return std::unexpected(std::move(store).error());
   }
@@ -281,9 +246,6 @@ auto heap_state::open(std::filesystem::path const& path, heap_options const& opt
   if (!read_only) {
     if (auto done = make_name_durable(path, (*store)->descriptor());
         !done) { // its creator may have been killed before that
-      return std::unexpected(std::move(done).error());
-    }
-    if (auto done = (*store)->allocate(0, content); !done) { // a copy of the file may have holes
       return std::unexpected(std::move(done).error());
     }
   }
@@ -328,7 +290,7 @@ auto heap_state::begin(std::uint64_t content) -> result<void> {
 
 // Makes the first commit, of a heap without objects.
 auto heap_state::format() -> result<void> {
-  auto made = make_allocator(memory_.size());
+  auto made = make_allocator(memory_.size(), true);
   if (!made) {
     return std::unexpected(std::move(made).error());
   }
@@ -345,30 +307,53 @@ auto heap_state::format() -> result<void> {
 auto heap_state::load() -> result<void> {
   dirty::page_range const all{.begin = memory_.content(), .length = memory_.size()};
   auto const unapplied = replay({&all, 1}, store_->pause());
-  auto made = make_allocator(memory_.size());
+  auto made = make_allocator(memory_.size(), false);
   if (!made) {
     return std::unexpected(std::move(made).error());
   }
-  if (auto const wrong = (*made)->import([&](std::size_t chunk) { return read_record(chunk, unapplied); }); wrong) {
+  std::vector<dirty::page_range> used; // as chunks
+  dirty::run_list runs{used};
+  auto const read = [&](std::size_t chunk) {
+    auto state = read_record(chunk, unapplied);
+    if (!std::ranges::all_of(state.pages, [](std::uint8_t page) { return page == alloc::chunk_state::free; })) {
+      runs.append({.begin = memory_.content() + (chunk * alloc::chunk_bytes), .length = alloc::chunk_bytes});
+    }
+    return state;
+  };
+  if (auto const wrong = (*made)->import(read); wrong) {
     return fail(errc::damaged, "open", "the books of chunk " + std::to_string(*wrong) + " can be none");
   }
   if (auto const wrong = objects_.load(**made, memory_.size()); wrong) {
     return fail(errc::damaged, "open", *wrong);
   }
   allocator_ = std::move(*made);
-  if (read_only_) {
-    allocator_->refuse(errc::read_only);
-    if (auto const done = memory_.protect(); !done) {
-      return fail(done.error(), "protect");
+  return read_only_ ? refuse_changes() : put_blocks_behind(used);
+}
+
+// A copy of the file may have holes, and changes are written there where a full disk is found too late.
+auto heap_state::put_blocks_behind(std::span<dirty::page_range const> used) -> result<void> {
+  for (auto const& run : used) {
+    auto const begin = static_cast<std::uint64_t>(run.begin - memory_.content());
+    if (auto done = store_->allocate(begin, std::min<std::uint64_t>(begin + run.length, memory_.size())); !done) {
+      return done;
     }
   }
   return {};
 }
 
-auto heap_state::make_allocator(std::size_t size) -> result<std::unique_ptr<alloc::allocator>> {
+auto heap_state::refuse_changes() -> result<void> {
+  allocator_->refuse(errc::read_only);
+  if (auto const done = memory_.protect(); !done) {
+    return fail(done.error(), "protect");
+  }
+  return {};
+}
+
+auto heap_state::make_allocator(std::size_t size, bool is_provided) -> result<std::unique_ptr<alloc::allocator>> {
   return alloc::allocator::make(*this, {.origin = memory_.content(),
                                         .size = size,
                                         .limit = limit(),
+                                        .is_provided = is_provided,
                                         .shared_with_children = true,
                                         .checked = false,
                                         .path = std::string{path()}});
@@ -474,10 +459,6 @@ auto heap_state::watch() -> result<void> {
   watched_ = done ? memory_.size() : watched_;
   return done;
 }
-
-// Blocks of the file are given back by nobody yet.
-auto heap_state::provide(std::size_t /*offset*/, std::size_t /*length*/) -> result<void> { return {}; }
-auto heap_state::withdraw(std::size_t /*offset*/, std::size_t /*length*/) -> result<void> { return {}; }
 
 auto heap_state::allocate(std::size_t size, std::size_t alignment) -> void* {
   auto const offset = allocator_->allocate(size, alignment);
@@ -590,6 +571,9 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
   }
   std::scoped_lock const gate{gate_}; // first: who comes now waits
   std::scoped_lock const quiet{updating_};
+  if (auto done = give_back_what_pays(); !done) {
+    return std::unexpected(std::move(done).error());
+  }
   if (!detector_->is_incremental()) { // what is in place need not be committed once more
     if (auto done = store_->apply(); !done) {
       return std::unexpected(std::move(done).error());
@@ -602,24 +586,34 @@ auto heap_state::stage_quietly(commit_durability level) -> result<std::shared_pt
   while (true) {
     auto gathered = gather_changes(level);
     if (!gathered) {
-      return gathered;
+      return std::unexpected(std::move(gathered).error());
     }
-    auto sound = checks_pointers_ ? check_pointers(**gathered) : result<void>{};
-    auto const is_staged = sound && store_->enqueue(*gathered);
+    auto& made = gathered->made;
+    auto sound = check_gathered(*gathered);
+    auto const is_staged = sound && store_->enqueue(made);
     if (!is_staged) {
-      store_->drop(**gathered);
+      store_->drop(*made);
     }
-    has_lost_track_ = false;
+    has_lost_track_ = !sound && sound.error() == errc::data_race; // then it had been lost before
     if (!sound) {
       return std::unexpected(std::move(sound).error());
     }
     if (is_staged) {
-      return gathered;
+      return std::move(made);
     }
   }
 }
 
-auto heap_state::gather_changes(commit_durability level) -> result<std::shared_ptr<staged_commit>> {
+auto heap_state::check_gathered(staging const& gathered) -> result<void> {
+  if (checks_pointers_) {
+    if (auto sound = check_pointers(*gathered.made); !sound) {
+      return sound;
+    }
+  }
+  return checks_races_ ? check_races(gathered) : result<void>{};
+}
+
+auto heap_state::gather_changes(commit_durability level) -> result<staging> {
   staging now{.made = std::make_shared<staged_commit>(),
               .follows_the_last_commit = !store_->has_staged(),
               .staged_before = store_->staged_lines()};
@@ -630,9 +624,11 @@ auto heap_state::gather_changes(commit_durability level) -> result<std::shared_p
   }
   now.made->level = level;
   now.made->file_bytes = store_->where().file_bytes(memory_.size());
+  freed_bytes_ = allocator_->in_use().backed_free;
+  untrimmed_bytes_ = std::min(untrimmed_bytes_, freed_bytes_);
   add_books(now, all);
   add_content(now, *changed);
-  return std::move(now.made);
+  return now;
 }
 
 auto heap_state::file_page_of(std::byte const* content) const noexcept -> std::uint64_t {
@@ -727,9 +723,32 @@ auto heap_state::tell_free_pages() -> std::function<bool(std::size_t offset)> {
   };
 }
 
+// Adds what a page has and the last staged commit does not. Returns whether there is any.
+auto heap_state::add_page(staging& to, std::byte const* at, std::function<bool(std::size_t offset)> const& is_fresh)
+    -> bool {
+  auto const page = file_page_of(at);
+  auto const offset = static_cast<std::size_t>(at - memory_.content());
+  if (allocator_->is_free(offset)) { // nobody looks for it there, until a commit comes to nothing in which it is free
+    to.made->pages.push_back(page);
+    return false;
+  }
+  std::span<std::byte const, page_bytes> const now{at, page_bytes};
+  auto const differing = differing_lines(to, page, now, all_lines);
+  if (differing == 0) {
+    return false;
+  }
+  to.made->pages.push_back(page);
+  if (is_fresh(offset)) {
+    to.made->fresh.change(page, all_lines, now);
+  } else {
+    to.made->changes.change(page, differing, now);
+  }
+  return true;
+}
+
 void heap_state::add_content(staging& to, std::span<dirty::page_range const> changed) {
-  auto const bytes = std::transform_reduce(changed.begin(), changed.end(), std::uint64_t{0}, std::plus{},
-                                           [](dirty::page_range const& run) { return run.length; });
+  auto const bytes = dirty::length_of(changed);
+  private_bytes_ += bytes; // or less, for some were its own before
   auto const is_large = bytes > store_->ring_bytes() && to.follows_the_last_commit;
   auto const is_fresh = is_large ? tell_free_pages() : [](std::size_t /*offset*/) { return false; };
   std::vector<dirty::page_range> same;
@@ -742,18 +761,8 @@ void heap_state::add_content(staging& to, std::span<dirty::page_range const> cha
         prefetch_page(next);
         prefetch_page(in_place(file_page_of(next)));
       }
-      auto const page = file_page_of(at);
-      std::span<std::byte const, page_bytes> const now{at, page_bytes};
-      auto const differing = differing_lines(to, page, now, all_lines);
-      if (differing == 0) {
+      if (!add_page(to, at, is_fresh)) {
         runs.append({.begin = at, .length = page_bytes});
-        continue;
-      }
-      to.made->pages.push_back(page);
-      if (is_fresh(static_cast<std::size_t>(at - memory_.content()))) {
-        to.made->fresh.change(page, all_lines, now);
-      } else {
-        to.made->changes.change(page, differing, now);
       }
     }
   }
@@ -807,7 +816,7 @@ auto heap_state::end_half_way(std::error_code code, std::string_view hint) -> st
 }
 
 auto heap_state::return_to_last_commit() -> result<void> {
-  auto made = make_allocator(memory_.size());
+  auto made = make_allocator(memory_.size(), false);
   if (!made) {
     return std::unexpected(std::move(made).error());
   }
@@ -855,18 +864,6 @@ auto heap_state::check() const -> result<check_report> {
   }
   report.allocated_bytes = allocator_->live_bytes();
   return report;
-}
-
-// What the system has given this process instead of the file's pages; 0 where it does not tell.
-auto heap_state::private_bytes() const -> std::uint64_t {
-  auto const census = dirty::detector::make(dirty::method::pagemap_scan);
-  std::vector<dirty::page_range> own;
-  if (census->kind() == dirty::method::compare || memory_.size() == 0 ||
-      !census->watch({.begin = memory_.content(), .length = memory_.size()}) || !census->collect(own)) {
-    return 0;
-  }
-  return std::transform_reduce(own.begin(), own.end(), std::uint64_t{0}, std::plus{},
-                               [](dirty::page_range const& run) { return run.length; });
 }
 
 auto heap_state::stats() const -> heap_stats {

@@ -36,6 +36,8 @@ import :persistent_heap;
 
 namespace fmmap {
 
+inline constexpr std::uint64_t all_lines = ~std::uint64_t{0}; // of a page
+
 // What everything in a heap points to. It lies in the overlay, so that its address is the same in every process.
 class heap_resource final : public flushable_resource {
 public:
@@ -79,6 +81,7 @@ public:
   [[nodiscard]] auto commit(commit_durability level) -> result<void>;
   [[nodiscard]] auto stage_commit(commit_durability level) -> result<flush_job>;
   [[nodiscard]] auto rollback() -> result<void>;
+  [[nodiscard]] auto trim() -> result<std::size_t>;
   [[nodiscard]] auto snapshot(std::filesystem::path const& path) const -> result<void>;
   [[nodiscard]] auto check() const -> result<check_report>;
   [[nodiscard]] auto stats() const -> heap_stats;
@@ -116,33 +119,52 @@ private:
   [[nodiscard]] auto watch() -> result<void>;
   [[nodiscard]] auto format() -> result<void>;
   [[nodiscard]] auto load() -> result<void>;
+  [[nodiscard]] auto put_blocks_behind(std::span<dirty::page_range const> used) -> result<void>;
+  [[nodiscard]] auto refuse_changes() -> result<void>;
   // Puts what is committed and not in place into pages of the content, all or those of `where`, and returns what there is of
   // it of the books.
   [[nodiscard]] auto replay(std::span<dirty::page_range const> where, std::unique_lock<std::mutex> const& paused)
       -> line_map;
-  [[nodiscard]] auto make_allocator(std::size_t size) -> result<std::unique_ptr<alloc::allocator>>;
+  // Of pages that have blocks behind them in the file, or may have none.
+  [[nodiscard]] auto make_allocator(std::size_t size, bool is_provided) -> result<std::unique_ptr<alloc::allocator>>;
   [[nodiscard]] auto read_record(std::size_t chunk, line_map const& unapplied) const -> alloc::chunk_state;
 
   // With the lock of the objects held. `verb` is what is done with it, for errors.
   [[nodiscard]] auto look_up(std::string_view verb, std::string_view name, object_type const& type) const
       -> result<void*>;
 
+  // What the system has given this process instead of the file's pages; nothing where it does not tell.
+  [[nodiscard]] auto private_pages() const -> std::vector<dirty::page_range>;
   [[nodiscard]] auto private_bytes() const -> std::uint64_t;
+
+  // All of this with everybody kept away who changes objects. Blocks of the file that are behind nothing since the last commit,
+  // and their bytes; nothing may be staged.
+  [[nodiscard]] auto trim_file() -> result<std::size_t>;
+  // Memory that has what the file has, down to so many bytes.
+  [[nodiscard]] auto trim_memory(std::size_t budget) -> result<void>;
+  // Both, where there is much of it.
+  [[nodiscard]] auto give_back_what_pays() -> result<void>;
 
   [[nodiscard]] auto check_usable(std::string_view operation, bool to_write) const -> result<void>;
   [[nodiscard]] auto stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
   // What a commit at this moment would have to bring to the file; whether it is sound or comes too late is not looked at.
-  [[nodiscard]] auto gather_changes(commit_durability level) -> result<std::shared_ptr<staged_commit>>;
+  [[nodiscard]] auto gather_changes(commit_durability level) -> result<staging>;
   [[nodiscard]] auto return_to_last_commit() -> result<void>;
   auto end_half_way(std::error_code code, std::string_view hint) -> std::unexpected<error>;
+  [[nodiscard]] auto check_gathered(staging const& gathered) -> result<void>;
   [[nodiscard]] auto check_pointers(staged_commit const& one) const -> result<void>;
+  // Whether nothing has changed since it was gathered. What has is to be looked at by the next commit anew.
+  [[nodiscard]] auto check_races(staging const& gathered) -> result<void>;
   [[nodiscard]] auto describe_escape(std::uint64_t offset, std::uintptr_t value, std::string_view target) const
       -> error;
+  [[nodiscard]] auto describe_race(std::uint64_t offset) const -> error;
+  [[nodiscard]] auto describe_place(std::uint64_t offset) const -> std::string;
   void add_books(staging& to, bool all);
   void add_record(staging& to, std::size_t chunk, heap_format::chunk_record const& record);
   // The pages of the content that may differ from the last staged commit.
   [[nodiscard]] auto collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>>;
   void add_content(staging& to, std::span<dirty::page_range const> changed);
+  auto add_page(staging& to, std::byte const* at, std::function<bool(std::size_t offset)> const& is_fresh) -> bool;
   // Whether a page is free in the last commit, and nothing has been staged since.
   [[nodiscard]] auto tell_free_pages() -> std::function<bool(std::size_t offset)>;
   // Those of these lines of a page that differ from the last staged commit.
@@ -160,7 +182,9 @@ private:
   mapping view_; // of the whole file, as it is in place
   bool const read_only_;
   bool const checks_pointers_;
+  bool const checks_races_;
   int const process_;
+  std::size_t const private_budget_;
   std::unique_ptr<dirty::detector> detector_;
   std::size_t watched_ = 0; // of the content, by the detector
   std::unique_ptr<alloc::allocator> allocator_;
@@ -170,8 +194,11 @@ private:
   object_table objects_;
   std::mutex gate_; // passed by those that begin an update, kept by who waits for all to end
   std::shared_mutex updating_;
-  bool has_lost_track_ = false; // of what has changed: everything may have
-  std::optional<error> broken_; // why nothing can be done any more
+  bool has_lost_track_ = false;     // of what has changed: everything may have
+  std::size_t freed_bytes_ = 0;     // at the last staging: free, with blocks in the file
+  std::size_t untrimmed_bytes_ = 0; // of those, what could not be given back when it was last tried
+  std::size_t private_bytes_ = 0;   // at most
+  std::optional<error> broken_;     // why nothing can be done any more
 };
 
 } // namespace fmmap

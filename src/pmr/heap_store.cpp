@@ -10,6 +10,7 @@ module;
 #include <deque>
 #include <expected>
 #include <filesystem>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -50,6 +51,29 @@ auto open_direct(file const& backing, bool read_only) -> result<file> {
   return adopt_or_close(*opened, backing.path());
 }
 
+auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
+  auto lock = file_lock::create(backing);
+  if (!lock) {
+    return lock;
+  }
+  auto const held = lock->try_acquire(mode);
+  if (!held) {
+    return std::unexpected(held.error());
+  }
+  if (!*held) {
+    return std::unexpected(error::make(errc::in_use, "open", backing.path(), {},
+                                       mode == lock_mode::exclusive ? "somebody else has the heap open"
+                                                                    : "somebody else has the heap open for writing"));
+  }
+  return lock;
+}
+
+// Whoever replaces the file does so under its lock: what was opened before that is another one by now.
+auto is_still_at(file const& opened, std::filesystem::path const& path) -> bool {
+  auto const there = os::status_at(os::working_directory, path.c_str(), true);
+  return there && file_identity{.device = there->device, .inode = there->inode} == opened.identity();
+}
+
 auto journal_level(commit_durability level) -> journal::level {
   switch (level) {
   case commit_durability::none:
@@ -81,27 +105,58 @@ auto heap_store::journaled() const -> journal::journaled_file {
   return {.cached = file_.native_handle(), .direct = direct_.native_handle(), .path = std::string{path()}};
 }
 
-auto heap_store::create(file backing, file_lock lock, heap_format::heap_header const& header,
-                        heap_options const& options, std::uint64_t content) -> result<std::shared_ptr<heap_store>> {
+auto heap_store::check_journal_size(std::size_t bytes, std::string_view operation, std::string_view path)
+    -> result<void> {
+  constexpr std::size_t least = std::size_t{64} << 10;
+  constexpr std::size_t most = std::size_t{16} << 30;
+  if (bytes % journal::page_bytes != 0 || bytes < least || bytes > most) {
+    return std::unexpected(error::make(errc::invalid_options, operation, path, {},
+                                       "the journal has to be a multiple of 4096 bytes, from 64 KiB to 16 GiB"));
+  }
+  return {};
+}
+
+auto heap_store::create(file backing, heap_format::heap_header const& header, std::size_t journal_size,
+                        std::uint64_t content) -> result<std::shared_ptr<heap_store>> {
+  auto lock = lock_heap(backing, lock_mode::exclusive);
+  if (!lock) {
+    return std::unexpected(std::move(lock).error());
+  }
   auto direct = open_direct(backing, false);
   if (!direct) {
     return std::unexpected(std::move(direct).error());
   }
-  auto made = std::make_shared<heap_store>(std::move(backing), std::move(lock), std::move(*direct));
+  auto made = std::make_shared<heap_store>(std::move(backing), std::move(*lock), std::move(*direct));
   made->header_ = header;
-  made->where_ = heap_format::layout{journal::ring_begin + options.journal_size};
+  made->where_ = heap_format::layout{journal::ring_begin + journal_size};
   if (auto done = made->allocate(0, content); !done) {
     return std::unexpected(std::move(done).error());
   }
   std::array<std::byte, journal::owner_bytes> of_owner{};
   std::memcpy(of_owner.data(), &header, sizeof header);
-  auto log = journal::log::create(made->journaled(), options.journal_size, made->where_.file_bytes(content),
+  auto log = journal::log::create(made->journaled(), journal_size, made->where_.file_bytes(content),
                                   made->where_.file_bytes(header.reserve), of_owner);
   if (!log) {
     return std::unexpected(std::move(log).error());
   }
   made->log_ = std::make_unique<journal::log>(std::move(*log));
   return made;
+}
+
+auto heap_store::open(std::filesystem::path const& path, bool read_only) -> result<std::shared_ptr<heap_store>> {
+  while (true) {
+    auto backing = file::open(path, {.access = read_only ? access::read_only : access::read_write});
+    if (!backing) {
+      return std::unexpected(std::move(backing).error());
+    }
+    auto lock = lock_heap(*backing, read_only ? lock_mode::shared : lock_mode::exclusive);
+    if (!lock) {
+      return std::unexpected(std::move(lock).error());
+    }
+    if (is_still_at(*backing, path)) {
+      return open(std::move(*backing), std::move(*lock), read_only);
+    }
+  }
 }
 
 auto heap_store::open(file backing, file_lock lock, bool read_only) -> result<std::shared_ptr<heap_store>> {
@@ -167,26 +222,42 @@ auto heap_store::check_header(journal::log const& found) -> result<void> {
 
 auto heap_store::committed_content() const -> std::uint64_t { return where_.content_bytes(log_->file_bytes()); }
 
-auto heap_store::allocate(std::uint64_t from, std::uint64_t to) -> result<void> {
-  std::scoped_lock const lock{size_};
+auto heap_store::for_each_part(std::uint64_t from, std::uint64_t to,
+                               std::function<result<void>(std::uint64_t begin, std::uint64_t end)> const& visit)
+    -> result<void> {
   constexpr auto segment = heap_format::layout::segment_content;
-  auto const put_blocks = [&](std::uint64_t begin, std::uint64_t end) {
-    auto const aligned = os::round_down(begin, alloc::page_bytes);
-    return file_.allocate({.offset = aligned, .length = static_cast<std::size_t>(end - aligned)});
-  };
-  for (auto at = from; at < to;) { // the books first: the content makes the file longer
+  for (auto at = from; at < to;) {
     auto const end = std::min(to, ((at / segment) + 1) * segment);
-    auto const last = (end - 1) / alloc::chunk_bytes;
-    auto const books_end = where_.record_of(last) + sizeof(heap_format::chunk_record);
-    if (auto done = put_blocks(where_.record_of(at / alloc::chunk_bytes), books_end); !done) {
-      return done;
-    }
-    if (auto done = put_blocks(where_.offset_of(at), where_.offset_of(end - 1) + 1); !done) {
+    if (auto done = visit(at, end); !done) {
       return done;
     }
     at = end;
   }
   return {};
+}
+
+auto heap_store::allocate(std::uint64_t from, std::uint64_t to) -> result<void> {
+  std::scoped_lock const lock{size_};
+  return for_each_part(from, to, [&](std::uint64_t begin, std::uint64_t end) -> result<void> {
+    auto const books = os::round_down(where_.record_of(begin / alloc::chunk_bytes), alloc::page_bytes);
+    auto const books_end = where_.record_of((end - 1) / alloc::chunk_bytes) + sizeof(heap_format::chunk_record);
+    // First, for the content makes the file longer.
+    if (auto done = file_.allocate({.offset = books, .length = static_cast<std::size_t>(books_end - books)}); !done) {
+      return done;
+    }
+    return file_.allocate(where_.range_of(begin, end));
+  });
+}
+
+auto heap_store::provide(std::uint64_t from, std::uint64_t to) -> result<void> {
+  std::scoped_lock const lock{size_};
+  return for_each_part(
+      from, to, [&](std::uint64_t begin, std::uint64_t end) { return file_.allocate(where_.range_of(begin, end)); });
+}
+
+auto heap_store::withdraw(std::uint64_t from, std::uint64_t to) -> result<void> {
+  return for_each_part(
+      from, to, [&](std::uint64_t begin, std::uint64_t end) { return file_.punch_hole(where_.range_of(begin, end)); });
 }
 
 // --- Commits ----------------------------------------------------------------------------------------------------------
@@ -204,6 +275,16 @@ auto heap_store::staged_lines() const -> journal::line_masks {
 auto heap_store::apply() -> result<void> {
   std::scoped_lock const lock{io_};
   return log_->apply();
+}
+
+auto heap_store::checkpoint() -> result<void> {
+  std::scoped_lock const lock{io_};
+  return log_->checkpoint();
+}
+
+auto heap_store::sync() -> result<void> {
+  std::scoped_lock const lock{io_};
+  return log_->sync();
 }
 
 auto heap_store::enqueue(std::shared_ptr<staged_commit> const& one) -> bool {
@@ -224,28 +305,64 @@ auto heap_store::run(staged_commit& one) -> result<void> {
   if (os::process_id() != process_) { // the journal is the parent's
     return std::unexpected(error::make(errc::forked, "commit", path()));
   }
-  std::scoped_lock const lock{io_};
-  while (true) {
-    std::shared_ptr<staged_commit> first;
-    {
-      std::scoped_lock const queue{queue_};
-      if (one.outcome) {
-        return *one.outcome;
-      }
-      first = staged_.front();
-      first->is_running = true;
-    }
-    auto done = complete(*first);
+  {
     std::scoped_lock const queue{queue_};
+    one.is_awaited = true;
+  }
+  std::scoped_lock const lock{io_};
+  if (auto const count = begin_running(one); count > 0) {
+    run_together(count);
+  }
+  std::scoped_lock const queue{queue_};
+  return *one.outcome;
+}
+
+// How many are to be run for this one: those before it, and those behind it that somebody waits for, too.
+auto heap_store::begin_running(staged_commit const& one) -> std::size_t {
+  std::scoped_lock const queue{queue_};
+  if (one.outcome) {
+    return 0;
+  }
+  auto end = std::next(std::ranges::find(staged_, &one, &std::shared_ptr<staged_commit>::get));
+  end = std::find_if_not(end, staged_.end(), [](auto const& each) { return each->is_awaited; });
+  std::for_each(staged_.begin(), end, [](auto const& each) { each->is_running = true; });
+  return static_cast<std::size_t>(end - staged_.begin());
+}
+
+// Runs the first ones, whose records go out in one write.
+void heap_store::run_together(std::size_t count) {
+  auto wanted = commit_durability::none;
+  std::size_t recorded = 0;
+  while (recorded < count) {
+    auto const next = [&] {
+      std::scoped_lock const queue{queue_};
+      return staged_[recorded];
+    }();
+    auto done = record(*next);
+    if (done) {
+      wanted = std::max(wanted, next->level);
+      ++recorded;
+      continue;
+    }
+    std::scoped_lock const queue{queue_};
+    give_back(*next, staged_.erase(staged_.begin() + static_cast<std::ptrdiff_t>(recorded)));
+    next->outcome = std::move(done);
+    count = std::min(count - 1, staged_.size()); // what builds on one that could not be kept has come to nothing
+  }
+  auto const reached = log_->commit({}, journal_level(wanted), log_->file_bytes());
+  std::scoped_lock const queue{queue_};
+  for (; recorded > 0; --recorded) {
+    auto const first = std::move(staged_.front());
     staged_.pop_front();
-    if (!done) {
+    if (!reached) {
       give_back(*first, staged_.begin());
     }
-    first->outcome = std::move(done);
+    first->outcome = reached;
   }
 }
 
-auto heap_store::complete(staged_commit& one) -> result<void> try {
+// Makes a record, which is still to be written where it is one for the ring.
+auto heap_store::record(staged_commit& one) -> result<void> try {
   std::unique_lock size{size_, std::defer_lock};
   if (one.changes.size_in_ring() > log_->ring_bytes()) { // it goes behind the end of the file for a while
     size.lock();
@@ -256,7 +373,7 @@ auto heap_store::complete(staged_commit& one) -> result<void> try {
     }
   }
   // A copy: who stages meanwhile looks at it.
-  return log_->commit(one.changes, journal_level(one.level), one.file_bytes);
+  return log_->commit(one.changes, journal::level::none, one.file_bytes);
 } catch (std::bad_alloc const&) { // before the journal had it
   return std::unexpected(error::make(std::make_error_code(std::errc::not_enough_memory), "commit", path()));
 }
@@ -313,6 +430,35 @@ auto heap_store::snapshot(std::filesystem::path const& to, bool read_only) -> re
   }
   auto made = file_.clone_to(to, {.level = durability::all});
   return made ? result<void>{} : std::unexpected(std::move(made).error());
+}
+
+auto heap_store::resize_journal(std::filesystem::path const& at, std::size_t bytes) -> result<void> {
+  if (bytes == log_->ring_bytes()) {
+    return {};
+  }
+  auto const old =
+      mapping::map(file_, {.range = {.offset = 0, .length = static_cast<std::size_t>(log_->file_bytes())}});
+  if (!old) {
+    return std::unexpected(old.error());
+  }
+  heap_format::layout const where{journal::ring_begin + bytes};
+  auto const content = where_.content_bytes(log_->file_bytes());
+  journal::slot first{.about = {.magic = journal::header_magic,
+                                .checksum = 0,
+                                .generation = 1,
+                                .salt = journal::random_number(),
+                                .sequence = log_->sequence(),
+                                .tail = 0,
+                                .ring_bytes = bytes,
+                                .file_bytes = where.file_bytes(content),
+                                .spill_at = where.file_bytes(header_.reserve)},
+                      .of_owner = {}};
+  std::ranges::copy(log_->of_owner(), first.of_owner.begin());
+  return replace_file(at, static_cast<std::size_t>(first.about.file_bytes), [&](std::span<std::byte> made) {
+    std::ranges::fill(made.first(journal::ring_begin + bytes), std::byte{0}); // written, as commits need it
+    std::memcpy(made.data() + (journal::seal(first) * journal::page_bytes), &first, sizeof first);
+    std::ranges::copy(old->bytes().subspan(where_.file_bytes(0)), made.subspan(where.file_bytes(0)).begin());
+  });
 }
 
 auto heap_store::stats() const -> journal::log_stats {

@@ -37,6 +37,7 @@ struct staged_commit {
   // What it takes from the next commit's work, and gives back when it comes to nothing.
   std::vector<std::size_t> pages;  // of the file
   std::vector<std::size_t> chunks; // of the content
+  bool is_awaited = false;         // somebody runs it as soon as those before it have run
   bool is_running = false;         // then whoever drops it has nothing to give back
   std::optional<result<void>> outcome;
 
@@ -77,13 +78,17 @@ private:
 
 class heap_store {
 public:
-  // Makes the file of a heap, which is there and empty, and has to be locked already.
-  [[nodiscard]] static auto create(file backing, file_lock lock, heap_format::heap_header const& header,
-                                   heap_options const& options, std::uint64_t content)
-      -> result<std::shared_ptr<heap_store>>;
+  // Whether a journal can have that many bytes; else `errc::invalid_options`.
+  [[nodiscard]] static auto check_journal_size(std::size_t bytes, std::string_view operation, std::string_view path)
+      -> result<void>;
+
+  // Makes a heap's file of one that is there and empty.
+  [[nodiscard]] static auto create(file backing, heap_format::heap_header const& header, std::size_t journal_size,
+                                   std::uint64_t content) -> result<std::shared_ptr<heap_store>>;
 
   // Opens it, and completes what was committed, unless it is only to be read.
-  [[nodiscard]] static auto open(file backing, file_lock lock, bool read_only) -> result<std::shared_ptr<heap_store>>;
+  [[nodiscard]] static auto open(std::filesystem::path const& path, bool read_only)
+      -> result<std::shared_ptr<heap_store>>;
 
   heap_store(file backing, file_lock lock, file direct);
 
@@ -101,6 +106,11 @@ public:
   // Puts blocks behind content and its books from `from` to `to`. Errors: as file::allocate; the file is then as before.
   [[nodiscard]] auto allocate(std::uint64_t from, std::uint64_t to) -> result<void>;
 
+  // Puts blocks behind that content, or takes them away, for which no record may be in the journal. What has been taken away
+  // has to be made durable before anything of it is committed again. Errors: as file::allocate and file::punch_hole.
+  [[nodiscard]] auto provide(std::uint64_t from, std::uint64_t to) -> result<void>;
+  [[nodiscard]] auto withdraw(std::uint64_t from, std::uint64_t to) -> result<void>;
+
   // Lines that the file in place does not have as the last staged commit does: of those that are staged, and of those that have
   // run. Whoever looks at the file has to ask first, in this order: what is asked for later may have got further meanwhile.
   [[nodiscard]] auto staged_lines() const -> journal::line_masks;
@@ -110,6 +120,10 @@ public:
 
   // Writes in place what can be, so that there is less unapplied.
   [[nodiscard]] auto apply() -> result<void>;
+
+  // Makes all that is committed durable and brings it in place, so that the journal is empty; and what was taken away durable.
+  [[nodiscard]] auto checkpoint() -> result<void>;
+  [[nodiscard]] auto sync() -> result<void>;
 
   // False when one that was staged before has come to nothing since this one took what such commits had given back: then it
   // lacks those changes, and is not staged.
@@ -135,15 +149,27 @@ public:
     log_->for_each_unapplied(visit);
   }
 
+  // Replaces the file by one with a journal of another length. Right after `open`, and nothing else follows.
+  [[nodiscard]] auto resize_journal(std::filesystem::path const& at, std::size_t bytes) -> result<void>;
+
   // Copies the file, its journal emptied before. One that is only to be read keeps its journal, and the copy has it too.
   [[nodiscard]] auto snapshot(std::filesystem::path const& to, bool read_only) -> result<void>;
   [[nodiscard]] auto stats() const -> journal::log_stats;
   [[nodiscard]] auto close() -> result<void>;
 
 private:
+  // Calls `visit` with the beginning and the end of each part of that content that lies in the file as one.
+  [[nodiscard]] auto for_each_part(std::uint64_t from, std::uint64_t to,
+                                   std::function<result<void>(std::uint64_t begin, std::uint64_t end)> const& visit)
+      -> result<void>;
+
+  [[nodiscard]] static auto open(file backing, file_lock lock, bool read_only) -> result<std::shared_ptr<heap_store>>;
+
   // Takes over what the header says.
   [[nodiscard]] auto check_header(journal::log const& found) -> result<void>;
-  [[nodiscard]] auto complete(staged_commit& one) -> result<void>;
+  [[nodiscard]] auto begin_running(staged_commit const& one) -> std::size_t;
+  void run_together(std::size_t count);
+  [[nodiscard]] auto record(staged_commit& one) -> result<void>;
   void give_back(staged_commit& one, std::deque<std::shared_ptr<staged_commit>>::iterator next) noexcept;
   [[nodiscard]] auto journaled() const -> journal::journaled_file;
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <cstddef>
 #include <expected>
 #include <filesystem>
 #include <functional>
@@ -12,6 +13,7 @@ module fmmap.pmr;
 
 import fmmap.core;
 import :heap_state;
+import :heap_store;
 
 namespace fmmap {
 
@@ -53,6 +55,20 @@ auto persistent_heap::open_read_only(std::filesystem::path const& path, heap_opt
   return made ? result<persistent_heap>{persistent_heap{std::move(*made)}} : std::unexpected(std::move(made).error());
 }
 
+auto persistent_heap::resize_journal(std::filesystem::path const& path, std::size_t bytes) -> result<void> {
+  if (auto sound = heap_store::check_journal_size(bytes, "resize the journal of", path.native()); !sound) {
+    return sound;
+  }
+  auto store = heap_store::open(path, false);
+  if (!store) {
+    return std::unexpected(std::move(store).error());
+  }
+  first_error outcome;
+  outcome.note((*store)->resize_journal(path, bytes));
+  outcome.note((*store)->close());
+  return outcome.result();
+}
+
 auto persistent_heap::allocate_object(std::string_view name, object_type const& type) -> result<void*> {
   return state_ ? state_->allocate_object(name, type) : closed("construct an object");
 }
@@ -89,6 +105,8 @@ auto persistent_heap::stage_commit(commit_durability level) -> result<flush_job>
 }
 
 auto persistent_heap::rollback() -> result<void> { return state_ ? state_->rollback() : closed("roll back"); }
+
+auto persistent_heap::trim() -> result<std::size_t> { return state_ ? state_->trim() : closed("trim"); }
 
 persistent_heap::update_scope::update_scope(persistent_heap& heap) : state_{heap.state_.get()} {
   if (state_ != nullptr) {

@@ -79,7 +79,8 @@ std::vector<scenario> const scenarios{
     {.name = "a heap that is there",
      .calls = {"persistent_heap::open_or_create", "persistent_heap::construct", "persistent_heap::find_or_construct",
                "persistent_heap::commit", "persistent_heap::stage_commit", "persistent_heap::rollback",
-               "persistent_heap::destroy", "persistent_heap::check", "persistent_heap::snapshot"},
+               "persistent_heap::destroy", "persistent_heap::check", "persistent_heap::trim",
+               "persistent_heap::snapshot"},
      .prepare = with_a_heap,
      .body =
          [](trial& t) {
@@ -97,9 +98,21 @@ std::vector<scenario> const scenarios{
              or_throw(heap.rollback());
              t.expect(all->size() == 2000 && all->back() == 6, "it does not return to what was committed");
            });
+           (void)or_throw(heap.trim());
            t.expect(or_throw(heap.check()).problems.empty(), "it is not sound");
            or_throw(heap.snapshot(t / "copy"));
            t.has("copy");
+         },
+     .tolerated = creating_a_heap,
+     .errors = {fmmap::errc::in_use}},
+    {.name = "a heap with another journal",
+     .calls = {"persistent_heap::resize_journal"},
+     .prepare = with_a_heap,
+     .body =
+         [](trial& t) {
+           or_throw(fmmap::persistent_heap::resize_journal(t / "heap", 128 << 10));
+           auto const heap = or_throw(fmmap::persistent_heap::open_read_only(t / "heap"));
+           t.expect(*or_throw(heap.find<int const>("one")) == 1, "it has not what was committed");
          },
      .tolerated = opening_a_heap,
      .errors = {fmmap::errc::in_use}},

@@ -28,6 +28,7 @@
 #include <string_view>
 #include <thread>
 #include <tuple>
+#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -444,6 +445,25 @@ BOOST_AUTO_TEST_CASE(are_found_by_name_and_type) {
     BOOST_TEST((heap.find<numbers>(object.name).has_value() == (object.name == "numbers")));
   });
   BOOST_TEST(names.starts_with("a int numbers std::vector"));
+}
+
+BOOST_AUTO_TEST_CASE(shows_its_objects_to_a_visitor_by_their_types) {
+  scratch const folder;
+  auto heap = or_throw(persistent_heap::create(folder / "heap"));
+  or_throw(heap.construct<numbers>("b", numbers{1, 2}));
+  or_throw(heap.construct<int>("c", 3));
+  or_throw(heap.construct<numbers>("a", numbers{4}));
+  or_throw(heap.construct<double>("d", 5.0));
+  std::string seen;
+  auto const left = heap.visit_objects<int, numbers>([&](std::string_view name, auto const& object) {
+    if constexpr (std::is_same_v<decltype(object), int const&>) {
+      seen.append(name).append(std::to_string(object)).append(" ");
+    } else {
+      seen.append(name).append(std::to_string(object.front())).append(" ");
+    }
+  });
+  BOOST_TEST(seen == "a4 b1 c3 ");
+  BOOST_TEST(left == std::vector<std::string>{"d"}, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(are_gone_when_destroyed_with_all_they_had) {
