@@ -571,9 +571,7 @@ auto heap_state::stage(commit_durability level) -> result<std::shared_ptr<staged
   }
   std::scoped_lock const gate{gate_}; // first: who comes now waits
   std::scoped_lock const quiet{updating_};
-  if (auto done = give_back_what_pays(); !done) {
-    return std::unexpected(std::move(done).error());
-  }
+  give_back_what_pays();
   if (!detector_->is_incremental()) { // what is in place need not be committed once more
     if (auto done = store_->apply(); !done) {
       return std::unexpected(std::move(done).error());

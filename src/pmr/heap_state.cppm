@@ -143,7 +143,7 @@ private:
   // Memory that has what the file has, down to so many bytes.
   [[nodiscard]] auto trim_memory(std::size_t budget) -> result<void>;
   // Both, where there is much of it.
-  [[nodiscard]] auto give_back_what_pays() -> result<void>;
+  void give_back_what_pays();
 
   [[nodiscard]] auto check_usable(std::string_view operation, bool to_write) const -> result<void>;
   [[nodiscard]] auto stage_quietly(commit_durability level) -> result<std::shared_ptr<staged_commit>>;

@@ -57,20 +57,26 @@ auto heap_state::trim() -> result<std::size_t> {
   return trimmed;
 }
 
-auto heap_state::give_back_what_pays() -> result<void> {
+// What fails here is no reason not to commit; where it is one, as a failed sync, the journal says so again.
+void heap_state::give_back_what_pays() {
+  auto const drop = [](error const& why) {
+    if (why != std::errc::operation_not_supported) { // a file system that makes no holes
+      report_dropped_error(why);
+    }
+  };
   if (private_bytes_ > private_budget_) {
-    if (auto done = trim_memory(private_budget_ / 2); !done) { // less, so that it is not tried at once again
-      return done;
+    if (auto const done = trim_memory(private_budget_ / 2); !done) { // less, so that it is not tried at once again
+      drop(done.error());
     }
   }
   if (freed_bytes_ < untrimmed_bytes_ + least_freed || store_->has_staged()) {
-    return {};
+    return;
   }
   auto const trimmed = trim_file();
   untrimmed_bytes_ = freed_bytes_ - std::min(freed_bytes_, trimmed.value_or(0));
-  // A file system that makes no holes is no reason not to commit.
-  return trimmed || trimmed.error() == std::errc::operation_not_supported ? result<void>{}
-                                                                          : std::unexpected(trimmed.error());
+  if (!trimmed) {
+    drop(trimmed.error());
+  }
 }
 
 // What is free has to be so in the last commit too, and no record may be in the journal that opening would write there.
