@@ -83,24 +83,20 @@ mounted::~mounted() {
 
 namespace {
 
-void add_extents_of(std::filesystem::path const& path, std::vector<extent>& found) {
+auto extents_of(std::filesystem::path const& path) -> std::vector<fiemap_extent> {
   constexpr unsigned most = 512;
   std::vector<std::uint64_t> buffer((sizeof(fiemap) + most * sizeof(fiemap_extent)) / sizeof(std::uint64_t));
   auto* const map = reinterpret_cast<fiemap*>(buffer.data());
   map->fm_length = FIEMAP_MAX_OFFSET;
   map->fm_extent_count = most;
   auto const file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) {
-    return;
-  }
-  if (::ioctl(file, FS_IOC_FIEMAP, map) == 0) {
-    for (auto const& one : std::span{map->fm_extents, map->fm_mapped_extents}) {
-      if ((one.fe_flags & FIEMAP_EXTENT_UNKNOWN) == 0) {
-        found.push_back({.offset = one.fe_physical, .length = one.fe_length});
-      }
-    }
-  }
+  auto const is_told = file >= 0 && ::ioctl(file, FS_IOC_FIEMAP, map) == 0;
   ::close(file);
+  if (!is_told) {
+    return {};
+  }
+  std::span const found{map->fm_extents, map->fm_mapped_extents};
+  return {found.begin(), found.end()};
 }
 
 } // namespace
@@ -108,11 +104,21 @@ void add_extents_of(std::filesystem::path const& path, std::vector<extent>& foun
 auto extents_in(std::filesystem::path const& folder) -> std::vector<extent> {
   std::vector<extent> found;
   for (auto const& entry : std::filesystem::recursive_directory_iterator{folder}) {
-    if (entry.is_regular_file() && !entry.is_symlink()) {
-      add_extents_of(entry.path(), found);
+    if (!entry.is_regular_file() || entry.is_symlink()) {
+      continue;
+    }
+    for (auto const& one : extents_of(entry.path())) {
+      if ((one.fe_flags & FIEMAP_EXTENT_UNKNOWN) == 0) {
+        found.push_back({.offset = one.fe_physical, .length = one.fe_length});
+      }
     }
   }
   return found;
+}
+
+auto shares_blocks(std::filesystem::path const& path) -> bool {
+  return std::ranges::any_of(extents_of(path),
+                             [](auto const& one) { return (one.fe_flags & FIEMAP_EXTENT_SHARED) != 0; });
 }
 
 namespace {

@@ -77,6 +77,9 @@ private:
 // Where on its device a file system has the content of the files in a folder, as far as it tells.
 [[nodiscard]] auto extents_in(std::filesystem::path const& folder) -> std::vector<extent>;
 
+// Whether a file has blocks that are another's, too.
+[[nodiscard]] auto shares_blocks(std::filesystem::path const& path) -> bool;
+
 // Which parts of a write a device may keep without the others: sectors of 512 bytes where the content of files is, and blocks
 // of 4096 elsewhere, which is what file systems count on for their own structures.
 class tearing {

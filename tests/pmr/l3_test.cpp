@@ -16,7 +16,8 @@
 #include <boost/test/unit_test.hpp>
 
 #include "support/process.hpp"
-#include "support/seed.hpp"
+
+#include "l3/on_disks.hpp"
 
 import fmmap.core;
 import fmmap.os;
@@ -32,9 +33,6 @@ namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
 
 namespace {
-
-// Whether to take the time for everything, minutes instead of seconds: FMMAP_THOROUGH is set.
-auto is_thorough() -> bool { return std::getenv("FMMAP_THOROUGH") != nullptr; }
 
 // At an address that every program has free, so that it does not matter which process opens it.
 auto options() -> fmmap::heap_options {
@@ -117,6 +115,20 @@ auto within(std::uint64_t state, l3::progress const& reached) -> std::string {
   return std::to_string(state);
 }
 
+// The containers of a heap that rounds change.
+class rounds_of_objects {
+public:
+  explicit rounds_of_objects(persistent_heap& heap)
+      : numbers_{or_throw(heap.find_or_construct<numbers>("numbers"))},
+        texts_{or_throw(heap.find_or_construct<texts>("texts"))} {}
+
+  void change(std::uint64_t round) const { ::change(*numbers_, *texts_, round); }
+
+private:
+  numbers* numbers_;
+  texts* texts_;
+};
+
 // A program that makes a heap and commits rounds. One that is wrong takes a lower level for power.
 auto rounds_of_a_heap(std::uint64_t rounds, commit_durability promised = commit_durability::power) -> l3::workload {
   return {.name =
@@ -127,10 +139,9 @@ auto rounds_of_a_heap(std::uint64_t rounds, commit_durability promised = commit_
                 says.started(made);
                 auto heap = or_throw(persistent_heap::create(folder / "heap", options()));
                 says.acknowledged(made);
-                auto* const all = or_throw(heap.construct<numbers>("numbers"));
-                auto* const named = or_throw(heap.construct<texts>("texts"));
+                rounds_of_objects const objects{heap};
                 for (std::uint64_t round = 1; round <= rounds; ++round) {
-                  change(*all, *named, round);
+                  objects.change(round);
                   says.started(made + round);
                   auto const level = std::min(level_of(round), promised);
                   or_throw(heap.commit(level));
@@ -143,34 +154,71 @@ auto rounds_of_a_heap(std::uint64_t rounds, commit_durability promised = commit_
                       l3::progress const& reached) { return within(state_of(folder / "heap"), reached); }};
 }
 
-// Runs a workload on each file system, each in a process of its own.
-void on_each_file_system(std::function<void(findings&, l3::file_system const&)> const& body) {
-  (void)seed(); // the same for all
-  for (auto const& one : l3::file_systems) {
-    BOOST_TEST_CONTEXT(one.type) {
-      BOOST_TEST(found_in_child([&](findings& found) {
-                   if (auto const problem = l3::isolate(); !problem.empty()) {
-                     found.skip(problem);
-                   } else {
-                     body(found, one);
-                   }
-                 }) == "");
-    }
-  }
+// A program that makes heaps one after the other; state n is that there are the first n.
+auto making_heaps(std::uint64_t count, bool syncs_folders = true) -> l3::workload {
+  return {.name = syncs_folders ? "making heaps" : "control: making heaps and not syncing their folder",
+          .body =
+              [=](std::filesystem::path const& folder, l3::marks const& says) {
+                seam::armed const table;
+                if (!syncs_folders) {
+                  seam::skip(os::call::fsync);
+                }
+                says.acknowledged(0);
+                for (std::uint64_t i = 1; i <= count; ++i) {
+                  says.started(i);
+                  or_throw(or_throw(persistent_heap::create(folder / std::to_string(i), options())).close());
+                  says.acknowledged(i);
+                }
+              },
+          .state =
+              [=](std::filesystem::path const& folder, l3::progress const& reached) {
+                std::uint64_t there = 0;
+                for (std::uint64_t i = 1; i <= count; ++i) {
+                  if (state_of(folder / std::to_string(i)) == made && ++there != i) {
+                    throw std::runtime_error{"heap " + std::to_string(i) + " is there, and not all before it"};
+                  }
+                }
+                return within(there, reached);
+              }};
 }
 
-void loses_nothing(findings& found, l3::workload const& of, l3::file_system const& on, std::size_t images) {
-  auto const report = l3::lose_power(of, on, images, seed());
-  std::cout << to_string(report) << std::endl;
-  found.expect(report.bad == 0, report.first);
-  found.expect(report.skipped == 0 && report.unmountable == 0 && report.images == images, "there are fewer images");
-  found.expect(report.states.size() > 1, "all states are the same");
-}
-
-void is_caught(findings& found, l3::workload const& of, l3::file_system const& on, std::size_t images) {
-  auto const report = l3::lose_power(of, on, images, seed());
-  std::cout << to_string(report) << std::endl;
-  found.expect(report.bad > 0, "nothing is bad of " + of.name);
+// A program that takes a snapshot between two rounds and goes on. The snapshot is a state more.
+auto snapshot_of_a_heap(std::uint64_t rounds, std::uint64_t taken_after, bool shares) -> l3::workload {
+  return {.name = "a snapshot and its heap",
+          .body =
+              [=](std::filesystem::path const& folder, l3::marks const& says) {
+                says.acknowledged(0);
+                says.started(made);
+                auto heap = or_throw(persistent_heap::create(folder / "heap", options()));
+                says.acknowledged(made);
+                rounds_of_objects const objects{heap};
+                auto state = made;
+                for (std::uint64_t round = 1; round <= rounds; ++round) {
+                  objects.change(round);
+                  says.started(++state);
+                  or_throw(heap.commit());
+                  says.acknowledged(state);
+                  if (round == taken_after) {
+                    says.started(++state);
+                    or_throw(heap.snapshot(folder / "copy"));
+                    says.acknowledged(state);
+                    if (l3::shares_blocks(folder / "copy") != shares) {
+                      throw std::runtime_error{"whether the copy shares blocks is not as expected"};
+                    }
+                  }
+                }
+              },
+          .state =
+              [=](std::filesystem::path const& folder, l3::progress const& reached) {
+                auto const state = state_of(folder / "heap");
+                if (!std::filesystem::exists(folder / "copy")) {
+                  return within(state > made + taken_after ? 0 : state, reached);
+                }
+                if (state_of(folder / "copy") != made + taken_after) {
+                  throw std::runtime_error{"the snapshot is not what the heap was"};
+                }
+                return within(state + 1, reached);
+              }};
 }
 
 } // namespace
@@ -179,13 +227,26 @@ BOOST_AUTO_TEST_SUITE(a_heap_on_a_disk_that_loses_power)
 
 BOOST_AUTO_TEST_CASE(has_a_commit_not_older_than_the_last_of_level_power) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
-    loses_nothing(found, rounds_of_a_heap(is_thorough() ? 60 : 25), on, is_thorough() ? 100 : 10);
+    expect_no_loss(found, rounds_of_a_heap(effort(25, 60)), on, effort(10, 100));
   });
 }
 
 BOOST_AUTO_TEST_CASE(would_be_seen_to_lose_commits_if_it_did_not_wait_for_the_device) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
-    is_caught(found, rounds_of_a_heap(25, commit_durability::process), on, is_thorough() ? 100 : 20);
+    expect_loss(found, rounds_of_a_heap(25, commit_durability::process), on, effort(20, 100));
+  });
+}
+
+BOOST_AUTO_TEST_CASE(is_there_when_create_has_returned) {
+  on_each_file_system([](findings& found, l3::file_system const& on) {
+    expect_no_loss(found, making_heaps(8), on, effort(8, 100));
+    expect_loss(found, making_heaps(8, false), on, effort(16, 100));
+  });
+}
+
+BOOST_AUTO_TEST_CASE(leaves_its_snapshot_alone) {
+  on_each_file_system([](findings& found, l3::file_system const& on) {
+    expect_no_loss(found, snapshot_of_a_heap(20, 8, on.shares_blocks), on, effort(8, 100));
   });
 }
 
