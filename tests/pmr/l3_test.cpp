@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -9,12 +10,16 @@
 #include <map>
 #include <memory_resource>
 #include <random>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
 
+#include "l3/companion.hpp"
+#include "l3/shared.hpp"
 #include "support/process.hpp"
 
 #include "l3/on_disks.hpp"
@@ -92,7 +97,7 @@ auto round_of(persistent_heap const& heap) -> std::uint64_t {
     return 0;
   }
   auto const* const named = or_throw(heap.find<texts const>("texts"));
-  auto const round = (*or_throw(all)).front();
+  auto const round = or_throw(all)->empty() ? 0 : (*all)->front();
   numbers expected;
   texts expected_names;
   for (std::uint64_t i = 1; i <= std::min<std::uint64_t>(round, 1000); ++i) {
@@ -211,14 +216,140 @@ auto snapshot_of_a_heap(std::uint64_t rounds, std::uint64_t taken_after, bool sh
           .state =
               [=](std::filesystem::path const& folder, l3::progress const& reached) {
                 auto const state = state_of(folder / "heap");
-                if (!std::filesystem::exists(folder / "copy")) {
-                  return within(state > made + taken_after ? 0 : state, reached);
+                auto const of_copy = state_of(folder / "copy");
+                if (of_copy == 0 ? state > made + taken_after : of_copy != made + taken_after) {
+                  throw std::runtime_error{"the snapshot is missing or not what the heap was"};
                 }
-                if (state_of(folder / "copy") != made + taken_after) {
-                  throw std::runtime_error{"the snapshot is not what the heap was"};
-                }
-                return within(state + 1, reached);
+                return within(of_copy == 0 ? state : state + 1, reached);
               }};
+}
+
+// A line of a heap whose writes the device can fail: a commit of it, and what brings it in place.
+struct alignas(64) failing_line {
+  std::array<char, 64> text;
+
+  explicit failing_line(std::uint64_t round = 0) : text{} {
+    std::ranges::copy(std::string{l3::failing_content} + std::to_string(round), text.begin());
+  }
+};
+
+// Which of the writes of such lines fail.
+struct failing_writes {
+  std::uint64_t spared;
+  std::uint64_t count;
+};
+
+// Commits rounds until one fails, and says which was the last that did not and what the others said.
+auto commit_until_it_fails(std::filesystem::path const& path, l3::write_faults& faults, failing_writes const& failing)
+    -> std::string {
+  auto heap = or_throw(persistent_heap::create(path, options()));
+  rounds_of_objects const objects{heap};
+  auto* const line = or_throw(heap.construct<failing_line>("line"));
+  or_throw(heap.commit());
+  faults.spared = failing.spared;
+  faults.remaining = failing.count;
+  for (std::uint64_t round = 1; round <= 60; ++round) {
+    objects.change(round);
+    *line = failing_line{round};
+    auto const done = heap.commit(level_of(round));
+    if (done) {
+      continue;
+    }
+    auto const again = heap.commit();
+    if (done.error() != std::errc::io_error || again || again.error() != std::errc::io_error) {
+      throw std::runtime_error{"round " + std::to_string(round) + " fails: " + std::string{done.error().message()} +
+                               ", and then: " + (again ? "nothing" : std::string{again.error().message()})};
+    }
+    return std::to_string(round);
+  }
+  return {};
+}
+
+// The round of a heap with a line that agrees. What a program could not write the next may be told once: as long as no sync
+// has reported it, btrfs does (errseq(9) in Linux's terms).
+auto round_with_line(std::filesystem::path const& path) -> std::uint64_t {
+  auto opened = persistent_heap::open(path);
+  if (!opened && opened.error() == std::errc::io_error) {
+    opened = persistent_heap::open(path);
+  }
+  auto const heap = or_throw(std::move(opened));
+  auto const round = round_of(heap);
+  auto const* const line = or_throw(heap.find<failing_line const>("line"));
+  if (line->text != failing_line{round}.text) {
+    throw std::runtime_error{"round " + std::to_string(round) + " has the line of another"};
+  }
+  return round;
+}
+
+// Makes writes of a heap fail, opens it when the device can write again, and once more when nothing is left in memory. Says
+// whether any has failed.
+auto fails_writes(findings& found, l3::file_system const& on, failing_writes const& failing) -> bool {
+  auto const which = std::string{on.type} + ", " + std::to_string(failing.count) + " after " +
+                     std::to_string(failing.spared) + " writes: ";
+  l3::disk_image const disk{on};
+  shared<l3::write_faults> const faults;
+  l3::block_device const device{l3::device_folder(), disk.bytes(), {.faults = &*faults}};
+  auto const path = l3::mount_folder() / "heap";
+  std::string reopened;
+  {
+    l3::mounted const here{device, on, l3::mount_folder()};
+    auto const failed = answer_of([&] { return commit_until_it_fails(path, *faults, failing); });
+    if (failed.starts_with('!') || failed.empty() != (faults->failed == 0)) {
+      found.expect(false, which + std::to_string(faults->failed) + " failed, and the heap says " + failed);
+      return faults->failed > 0;
+    }
+    faults->remaining = 0;
+    reopened = answer_of([&] { return std::to_string(round_with_line(path)); });
+    auto const first_failed = failed.empty() ? 61 : std::stoul(failed);
+    found.expect(reopened == std::to_string(first_failed - 1) || reopened == std::to_string(first_failed),
+                 which + "round " + failed + " failed, and then there is " + reopened);
+  }
+  l3::mounted const again{device, on, l3::mount_folder()};
+  auto const remounted = answer_of([&] { return std::to_string(round_with_line(path)); });
+  found.expect(remounted == reopened, which + "opened it is " + reopened + ", and mounted again " + remounted);
+  return faults->failed > 0;
+}
+
+// Leaves no block to anybody.
+void fill(std::filesystem::path const& folder) {
+  auto ballast = or_throw(fmmap::file::create_new(folder / "ballast"));
+  std::string const bytes(std::size_t{1} << 20, 'x');
+  std::uint64_t size = 0;
+  for (auto step = bytes.size(); step >= 512; step /= 2) {
+    while (ballast.write_at(size, std::as_bytes(std::span{bytes}).first(step))) {
+      size += step;
+    }
+  }
+  (void)ballast.sync();
+}
+
+// Changes and commits a heap on a full disk until it has no more, and says how many rounds were committed.
+auto commit_on_a_full_disk(std::filesystem::path const& folder) -> std::string {
+  auto heap = or_throw(persistent_heap::create(folder / "heap", options()));
+  rounds_of_objects const objects{heap};
+  std::uint64_t round = 1;
+  for (; round <= 12; ++round) {
+    objects.change(round);
+    or_throw(heap.commit());
+  }
+  fill(folder);
+  for (;; ++round) {
+    try {
+      objects.change(round);
+    } catch (fmmap::allocation_error const& e) {
+      if (e.why() != std::errc::no_space_on_device) {
+        throw;
+      }
+      or_throw(heap.rollback());
+      return std::to_string(round - 1);
+    }
+    if (auto const done = heap.commit(level_of(round)); !done) {
+      if (done.error() != std::errc::no_space_on_device) {
+        throw std::runtime_error{std::string{done.error().message()}};
+      }
+      return std::to_string(round - 1);
+    }
+  }
 }
 
 } // namespace
@@ -247,6 +378,43 @@ BOOST_AUTO_TEST_CASE(is_there_when_create_has_returned) {
 BOOST_AUTO_TEST_CASE(leaves_its_snapshot_alone) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
     expect_no_loss(found, snapshot_of_a_heap(20, 8, on.shares_blocks), on, effort(8, 100));
+  });
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_heap_on_a_disk_that_cannot_write)
+
+BOOST_AUTO_TEST_CASE(reports_it_and_has_the_last_commit_or_the_one_under_way_when_it_is_opened_again) {
+  on_each_file_system([](findings& found, l3::file_system const& on) {
+    std::uint64_t failed = 0;
+    for (std::uint64_t spared = 0; spared < effort(12, 60); spared += effort(3, 1)) {
+      for (auto const count : {std::uint64_t{1}, UINT64_MAX}) {
+        failed += fails_writes(found, on, {.spared = spared, .count = count}) ? 1 : 0;
+      }
+    }
+    std::cout << on.type << ": " << failed << " heaps with failing writes" << std::endl;
+    found.expect(failed > 0, "nothing has failed");
+  });
+}
+
+BOOST_AUTO_TEST_CASE(has_what_was_committed_when_it_is_full) {
+  on_each_file_system([](findings& found, l3::file_system const& on) {
+    l3::disk_image const disk{on};
+    l3::block_device const device{l3::device_folder(), disk.bytes(), {}};
+    l3::mounted const here{device, on, l3::mount_folder()};
+    auto const committed = answer_of([&] { return commit_on_a_full_disk(here.folder()); });
+    std::filesystem::remove(here.folder() / "ballast");
+    auto const found_there = answer_of([&] {
+      auto heap = or_throw(persistent_heap::open(here.folder() / "heap"));
+      auto const round = round_of(heap);
+      rounds_of_objects{heap}.change(round + 1);
+      or_throw(heap.commit());
+      return std::to_string(round);
+    });
+    std::cout << on.type << ": " << committed << " rounds until the disk was full, " << found_there << " are there"
+              << std::endl;
+    found.expect(found_there == committed, committed + " rounds were committed, and there are " + found_there);
   });
 }
 
