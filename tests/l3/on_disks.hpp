@@ -18,7 +18,9 @@ import fmmap.test.l3;
 // Whether to take the time for everything, minutes instead of seconds: FMMAP_THOROUGH is set.
 inline auto is_thorough() -> bool { return std::getenv("FMMAP_THOROUGH") != nullptr; }
 
-inline auto effort(std::size_t quick, std::size_t thorough) -> std::size_t { return is_thorough() ? thorough : quick; }
+inline auto as_many_as(std::size_t quick, std::size_t thorough) -> std::size_t {
+  return is_thorough() ? thorough : quick;
+}
 
 // What is needed, tried out.
 inline auto problem_of(l3::file_system const& of) -> std::string {
@@ -74,14 +76,14 @@ inline void on_each_file_system(std::function<void(findings&, l3::file_system co
   }
 }
 
-inline auto report_of(l3::workload const& of, l3::file_system const& on, std::size_t images) -> l3::report {
-  auto report = l3::lose_power(of, on, images, seed());
+inline auto report_of(l3::workload const& of, l3::file_system const& on, l3::effort const& spent) -> l3::report {
+  auto report = l3::lose_power(of, on, spent, seed());
   std::cout << to_string(report) << std::endl;
   return report;
 }
 
 inline void expect_no_loss(findings& found, l3::workload const& of, l3::file_system const& on, std::size_t images) {
-  auto const report = report_of(of, on, images);
+  auto const report = report_of(of, on, {.images = images});
   found.expect(report.bad == 0, report.first);
   found.expect(report.images == images, "there are other images");
   found.expect(report.skipped == 0, "there was no device for some images");
@@ -90,6 +92,7 @@ inline void expect_no_loss(findings& found, l3::workload const& of, l3::file_sys
 }
 
 // Of a control: a workload that is promised too much.
-inline void expect_loss(findings& found, l3::workload const& of, l3::file_system const& on, std::size_t images) {
-  found.expect(report_of(of, on, images).bad > 0, of.name + " has not been caught");
+inline void expect_loss(findings& found, l3::workload const& of, l3::file_system const& on) {
+  auto const report = report_of(of, on, {.images = 100, .until_one_is_bad = !is_thorough()});
+  found.expect(report.bad > 0, of.name + " has not been caught");
 }

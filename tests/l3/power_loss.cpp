@@ -7,6 +7,7 @@ module;
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <random>
 #include <span>
 #include <stdexcept>
@@ -75,7 +76,7 @@ public:
   power_loss(workload const& of, file_system const& on, unsigned seed)
       : of_{of}, on_{on}, disk_{on}, random_{seed}, result_{.name = std::string{on.type} + ", " + of.name} {}
 
-  auto run(std::size_t images) -> report {
+  auto run(effort const& spent) -> report {
     if (!disk_.problem().empty()) {
       fault(disk_.problem());
       return result_;
@@ -83,8 +84,11 @@ public:
     if (record()) {
       tearing_ = std::make_unique<tearing>(on_, disk_.bytes());
       auto const begin = std::chrono::steady_clock::now();
-      for (auto const when : moments(images)) {
+      for (auto const when : moments(spent.images)) {
         look_at(when);
+        if (spent.until_one_is_bad && result_.bad > 0) {
+          break;
+        }
       }
       result_.spent = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin);
     }
@@ -231,8 +235,8 @@ private:
 
 } // namespace
 
-auto lose_power(workload const& of, file_system const& on, std::size_t images, unsigned seed) -> report {
-  return power_loss{of, on, seed}.run(images);
+auto lose_power(workload const& of, file_system const& on, effort const& spent, unsigned seed) -> report {
+  return power_loss{of, on, seed}.run(spent);
 }
 
 } // namespace l3

@@ -62,10 +62,15 @@ struct report {
 
 [[nodiscard]] auto to_string(report const& of) -> std::string;
 
+struct effort {
+  std::size_t images;
+  bool until_one_is_bad = false;
+};
+
 // Runs the workload once on a new file system, in a process of its own, and then looks at what is there after power has failed
-// at `images` moments: all that was written before a flush, and of what was written since, a part, in parts. Half of the moments
-// are those right after something was promised. To be called where `isolate` has been.
-[[nodiscard]] auto lose_power(workload const& of, file_system const& on, std::size_t images, unsigned seed) -> report;
+// at some moments, each an image: all that was written before a flush, and of what was written since, a part, in parts. Half of
+// the moments are those right after something was promised. To be called where `isolate` has been.
+[[nodiscard]] auto lose_power(workload const& of, file_system const& on, effort const& spent, unsigned seed) -> report;
 
 // Why this machine has no such file systems; nothing when it has. For a process that does nothing else from here on and is
 // forked by another: it gets mounts that nobody else sees, and ends with its parent. They go with the last process that has

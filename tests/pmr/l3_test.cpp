@@ -398,26 +398,26 @@ BOOST_AUTO_TEST_SUITE(a_heap_on_a_disk_that_loses_power)
 
 BOOST_AUTO_TEST_CASE(has_a_commit_not_older_than_the_last_of_level_power) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
-    expect_no_loss(found, rounds_of_a_heap(effort(25, 60)), on, effort(10, 100));
+    expect_no_loss(found, rounds_of_a_heap(as_many_as(25, 60)), on, as_many_as(10, 100));
   });
 }
 
 BOOST_AUTO_TEST_CASE(would_be_seen_to_lose_commits_if_it_did_not_wait_for_the_device) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
-    expect_loss(found, rounds_of_a_heap(25, commit_durability::process), on, effort(20, 100));
+    expect_loss(found, rounds_of_a_heap(25, commit_durability::process), on);
   });
 }
 
 BOOST_AUTO_TEST_CASE(is_there_when_create_has_returned) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
-    expect_no_loss(found, making_heaps(8), on, effort(8, 100));
-    expect_loss(found, making_heaps(8, false), on, effort(16, 100));
+    expect_no_loss(found, making_heaps(8), on, as_many_as(8, 100));
+    expect_loss(found, making_heaps(8, false), on);
   });
 }
 
 BOOST_AUTO_TEST_CASE(leaves_its_snapshot_alone) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
-    expect_no_loss(found, snapshot_of_a_heap(20, 8, on.shares_blocks), on, effort(8, 100));
+    expect_no_loss(found, snapshot_of_a_heap(20, 8, on.shares_blocks), on, as_many_as(8, 100));
   });
 }
 
@@ -428,7 +428,7 @@ BOOST_AUTO_TEST_SUITE(a_heap_on_a_disk_that_cannot_write)
 BOOST_AUTO_TEST_CASE(reports_it_and_has_the_last_commit_or_the_one_under_way_when_it_is_opened_again) {
   on_each_file_system([](findings& found, l3::file_system const& on) {
     std::uint64_t failed = 0;
-    for (std::uint64_t spared = 1; spared < effort(12, 40); spared += effort(3, 1)) {
+    for (std::uint64_t spared = 1; spared < as_many_as(12, 40); spared += as_many_as(3, 1)) {
       for (auto const count : {std::uint64_t{1}, UINT64_MAX}) {
         failed += fails_writes(found, on, {.spared = spared, .count = count}) ? 1 : 0;
       }
