@@ -110,18 +110,19 @@ function(fmmap_set_language target)
   endif()
 endfunction()
 
-# fmmap_find(<part> <package> [version] [COMPONENTS ...] CURE <apt line>)
+# fmmap_find(<part> <package> [version] [COMPONENTS ...] [OPTIONAL] CURE <apt line>)
 #
-# Sets FMMAP_HAS_<part>. A missing package leaves the part out with the line that cures it, or stops with FMMAP_REQUIRE_ALL.
+# Sets FMMAP_HAS_<part>. A missing package leaves the part out with the line that cures it, or stops with FMMAP_REQUIRE_ALL
+# unless the part is OPTIONAL.
 macro(fmmap_find part package)
-  cmake_parse_arguments(find "" "CURE" "" ${ARGN})
+  cmake_parse_arguments(find "OPTIONAL" "CURE" "" ${ARGN})
   find_package(${package} ${find_UNPARSED_ARGUMENTS} QUIET)
   if(${package}_FOUND)
     set(FMMAP_HAS_${part} TRUE)
     set_property(GLOBAL APPEND PROPERTY FMMAP_BUILT "${part} (${package} ${${package}_VERSION})")
   else()
     set(FMMAP_HAS_${part} FALSE)
-    if(FMMAP_REQUIRE_ALL)
+    if(FMMAP_REQUIRE_ALL AND NOT find_OPTIONAL)
       message(FATAL_ERROR "fmmap's ${part} need ${package}, which was not found: ${find_CURE}")
     endif()
     set_property(GLOBAL APPEND PROPERTY FMMAP_LEFT_OUT "${part}: ${package} was not found, ${find_CURE}")

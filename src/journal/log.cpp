@@ -219,6 +219,9 @@ auto log::recover() -> result<void> {
   if (auto done = find_records(); !done) {
     return done;
   }
+  if (auto done = drop_what_is_not_on_disk(); !done) {
+    return done;
+  }
   if (auto done = bring_to(level::power); !done) {
     return done;
   }
@@ -236,6 +239,30 @@ auto log::recover() -> result<void> {
   }
   // Only now, for it may have been of a record that lies there.
   return status->size > spill_at() ? check(os::set_size(file_.cached, file_bytes_), "resize") : result<void>{};
+}
+
+// After a failed write-back memory goes on to show what is not on the disk, takes it for clean, and would be compared with. What
+// has records is written again. What has none was written right after a checkpoint, so where there are no records it may be
+// any page. And ext4 would write such pages into blocks that it still takes for unwritten (docs/durability.md).
+auto log::drop_what_is_not_on_disk() -> result<void> {
+  if (records_.empty()) {
+    return check(os::drop_cached(file_.cached, 0, 0), "drop what memory has");
+  }
+  for (std::uint64_t at = 0; at < file_bytes_;) {
+    auto const extent = os::retry([&] { return os::next_extent(file_.cached, at, file_bytes_); });
+    if (!extent) {
+      auto const is_not_told = extent.error() == EOPNOTSUPP || extent.error() == ENOTTY || extent.error() == ENOSYS;
+      return is_not_told ? result<void>{} : fail(extent.error(), "find the blocks");
+    }
+    if (extent->unwritten) {
+      auto const dropped = os::drop_cached(file_.cached, extent->begin, extent->end - extent->begin);
+      if (auto done = check(dropped, "drop what memory has"); !done) {
+        return done;
+      }
+    }
+    at = std::max(extent->end, at + 1);
+  }
+  return {};
 }
 
 auto log::find_records() -> result<void> {

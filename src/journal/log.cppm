@@ -176,6 +176,7 @@ private:
   [[nodiscard]] auto read_slots() -> result<void>;
   [[nodiscard]] auto recover() -> result<void>;
   [[nodiscard]] auto find_records() -> result<void>;
+  [[nodiscard]] auto drop_what_is_not_on_disk() -> result<void>;
   [[nodiscard]] auto read_ring(ring_part& part, std::uint64_t at, std::uint64_t length)
       -> result<std::span<std::byte const>>;
   [[nodiscard]] auto find_record(ring_part& part, std::uint64_t at) -> result<bool>;

@@ -81,9 +81,10 @@ enum class call : unsigned char {
   sched_yield,
   userfaultfd,
   uname,
+  posix_fadvise,
 };
 
-inline constexpr std::array<std::string_view, 52> call_names{
+inline constexpr std::array<std::string_view, 53> call_names{
     "openat",          "openat2",         "close",        "fstat",           "fstatat",      "fstatfs",
     "fcntl",           "ioctl",           "ftruncate",    "fchmod",          "fchown",       "fallocate",
     "lseek",           "copy_file_range", "read",         "pread",           "pwrite",       "pwritev2",

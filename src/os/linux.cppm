@@ -349,6 +349,14 @@ inline auto next_extent(descriptor file, std::uint64_t begin, std::uint64_t end)
                      .unwritten = (extent.fe_flags & FIEMAP_EXTENT_UNWRITTEN) != 0};
 }
 
+// Lets go of what is in memory of a range, where nobody maps it and it has been written back; the length 0 is up to the end.
+inline auto drop_cached(descriptor file, std::uint64_t offset, std::uint64_t length) noexcept -> outcome<void> {
+  return perform(call::posix_fadvise, [&] {
+    errno = ::posix_fadvise(file, static_cast<off_t>(offset), static_cast<off_t>(length), POSIX_FADV_DONTNEED);
+    return errno == 0 ? 0 : -1;
+  });
+}
+
 // By FICLONE: both files share the blocks.
 inline auto clone(descriptor to, descriptor from) noexcept -> outcome<void> {
   return perform(call::ioctl, [&] { return ::ioctl(to, FICLONE, from); });

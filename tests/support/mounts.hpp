@@ -46,37 +46,68 @@ inline auto mount_tmpfs(std::filesystem::path const& folder, char const* options
   return {};
 }
 
+// A file as a block device, which goes with its last user. Needs root.
+class loop_device {
+public:
+  explicit loop_device(std::filesystem::path const& image) {
+    auto const control = ::open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+    if (control < 0) {
+      problem_ = std::string{"no loop devices: "} + std::strerror(errno);
+      return;
+    }
+    auto const backing = ::open(image.c_str(), O_RDWR | O_CLOEXEC);
+    problem_ = "no free loop device";
+    for (int attempt = 0; attempt < 20 && device_ < 0; ++attempt) { // somebody else may take the free one first
+      name_ = "/dev/loop" + std::to_string(::ioctl(control, LOOP_CTL_GET_FREE));
+      take(backing);
+    }
+    ::close(backing);
+    ::close(control);
+  }
+  loop_device(loop_device const&) = delete;
+  auto operator=(loop_device const&) -> loop_device& = delete;
+  ~loop_device() { ::close(device_); }
+
+  // Why there is none.
+  [[nodiscard]] auto problem() const -> std::string const& { return problem_; }
+  [[nodiscard]] auto name() const -> std::string const& { return name_; }
+
+private:
+  void take(int backing) {
+    device_ = ::open(name_.c_str(), O_RDWR | O_CLOEXEC);
+    if (device_ < 0) {
+      return;
+    }
+    if (::ioctl(device_, LOOP_SET_FD, backing) != 0) {
+      problem_ = std::string{"no loop device: "} + std::strerror(errno);
+      ::close(device_);
+      device_ = -1;
+      return;
+    }
+    problem_.clear();
+    loop_info64 info{};
+    info.lo_flags = LO_FLAGS_AUTOCLEAR;
+    ::ioctl(device_, LOOP_SET_STATUS64, &info);
+  }
+
+  int device_ = -1;
+  std::string name_;
+  std::string problem_;
+};
+
+// The file system of that type on a device, mounted over `folder` after `own_mounts`.
+inline auto mount_device(std::string const& device, std::filesystem::path const& folder, char const* type)
+    -> std::string {
+  if (::mount(device.c_str(), folder.c_str(), type, 0, nullptr) != 0) {
+    return std::string{"no "} + type + ": " + std::strerror(errno);
+  }
+  return {};
+}
+
 // The ext4 in the file `image`, mounted over `folder` after `own_mounts`, as root.
 inline auto mount_image(std::filesystem::path const& image, std::filesystem::path const& folder) -> std::string {
-  auto const control = ::open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-  if (control < 0) {
-    return "no loop devices";
-  }
-  auto const backing = ::open(image.c_str(), O_RDWR | O_CLOEXEC);
-  std::string problem = "no free loop device";
-  for (int attempt = 0; attempt < 20; ++attempt) { // somebody else may take the free one first
-    auto const number = ::ioctl(control, LOOP_CTL_GET_FREE);
-    auto const name = "/dev/loop" + std::to_string(number);
-    auto const device = number < 0 ? -1 : ::open(name.c_str(), O_RDWR | O_CLOEXEC);
-    if (device < 0) {
-      break;
-    }
-    if (::ioctl(device, LOOP_SET_FD, backing) == 0) {
-      loop_info64 info{};
-      info.lo_flags = LO_FLAGS_AUTOCLEAR; // gone with its last user
-      ::ioctl(device, LOOP_SET_STATUS64, &info);
-      problem.clear();
-      if (::mount(name.c_str(), folder.c_str(), "ext4", 0, nullptr) != 0) {
-        problem = std::string{"no ext4: "} + std::strerror(errno);
-      }
-      ::close(device);
-      break;
-    }
-    ::close(device);
-  }
-  ::close(backing);
-  ::close(control);
-  return problem;
+  loop_device const device{image};
+  return device.problem().empty() ? mount_device(device.name(), folder, "ext4") : device.problem();
 }
 
 // The same with a new small ext4 of `size` bytes.
