@@ -149,7 +149,7 @@ struct heap_options {
 /// An object with a name. The views end with the next change of the heap's objects.
 struct object_info {
   std::string_view name;
-  /// As the compiler writes it.
+  /// As the compiler writes it; as the ABI has it, where it is nested deeply.
   std::string_view type;
   /// In bytes.
   std::size_t size = 0;

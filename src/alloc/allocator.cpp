@@ -709,6 +709,22 @@ auto allocator::is_live(std::size_t offset, std::size_t length) const -> bool {
   });
 }
 
+auto allocator::is_object(std::size_t offset, std::size_t size, std::size_t alignment) const -> bool {
+  if (!is_live(offset, std::max<std::size_t>(size, 1))) {
+    return false;
+  }
+  auto const size_class = find_class(size, alignment);
+  auto const page = offset / page_bytes;
+  auto const& at = books_.entry(page);
+  if (size_class == class_count) {
+    return at.kind == page_kind::plain && offset % page_bytes == 0;
+  }
+  auto const first = at.kind == page_kind::slab_inside ? page - at.pages : page;
+  auto const& slab = books_.entry(first);
+  return slab.kind == page_kind::slab && slab.size_class == size_class &&
+         (offset - (first * page_bytes)) % class_size(size_class) == 0;
+}
+
 auto allocator::live_bytes() const -> std::size_t {
   auto live = books_.used_bytes();
   registry::for_magazines(const_cast<allocator&>(*this), [&](magazines& each) {

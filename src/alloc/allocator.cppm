@@ -151,6 +151,10 @@ public:
   // Whether something is allocated that holds these bytes.
   [[nodiscard]] auto is_live(std::size_t offset, std::size_t length) const -> bool;
 
+  // Whether something is allocated that begins there and can have been asked for with that size and alignment, so that it can
+  // be deallocated with them.
+  [[nodiscard]] auto is_object(std::size_t offset, std::size_t size, std::size_t alignment) const -> bool;
+
   // What all that is allocated takes, in bytes of blocks and pages.
   [[nodiscard]] auto live_bytes() const -> std::size_t;
 

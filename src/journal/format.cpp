@@ -95,12 +95,12 @@ auto record_view::find(std::span<std::byte const> bytes, header const& current, 
                                                                                    : std::nullopt;
 }
 
-// Whether changes fill the record, and are of pages of the file after the ring.
+// Whether changes fill the record, and each has lines, of a page of the file after the ring.
 auto record_view::has_only_changes_of(std::uint64_t first_page) const -> bool {
   auto const end_page = about().file_bytes / page_bytes;
   auto is_inside = true;
-  auto const is_full = for_each_change([&](std::uint64_t number, std::uint64_t, std::span<std::byte const>) {
-    is_inside = is_inside && number >= first_page && number < end_page;
+  auto const is_full = for_each_change([&](std::uint64_t number, std::uint64_t lines, std::span<std::byte const>) {
+    is_inside = is_inside && lines != 0 && number >= first_page && number < end_page;
   });
   return is_full && is_inside;
 }

@@ -43,6 +43,11 @@ auto page_of(reference const& only) -> std::vector<page> {
   return made;
 }
 
+// Generations may begin again at zero.
+auto is_newer(header const& one, header const& other) noexcept -> bool {
+  return one.generation - other.generation - 1 < std::uint64_t{1} << 63;
+}
+
 auto is_full_disk(int code) noexcept -> bool { return code == ENOSPC || code == EDQUOT || code == EFBIG; }
 
 // Calls `visit` with the offset and the length, in bytes of the page, of each run of lines in the mask.
@@ -202,7 +207,7 @@ auto log::read_slots() -> result<void> {
   }
   slot const* newest = nullptr;
   for (auto const& one : slots) {
-    if (is_valid(one, status->size) && (newest == nullptr || one.about.generation > newest->about.generation)) {
+    if (is_valid(one, status->size) && (newest == nullptr || is_newer(one.about, newest->about))) {
       newest = &one;
     }
   }

@@ -96,8 +96,11 @@ auto address_map::read() -> result<address_map> {
 }
 
 auto address_map::find(std::uintptr_t begin, std::uintptr_t end) const noexcept -> address_range const* {
-  auto const found = std::ranges::upper_bound(ranges_, begin, {}, &address_range::end);
-  return found != ranges_.end() && found->begin < end ? &*found : nullptr;
+  auto const first = std::ranges::upper_bound(ranges_, begin, {}, &address_range::end);
+  auto const last = std::ranges::find_if(first, ranges_.end(), [&](auto const& one) { return one.begin >= end; });
+  auto const named = std::ranges::find_if_not(first, last, [](auto const& one) { return one.name.empty(); });
+  auto const found = named == last ? first : named;
+  return found == last ? nullptr : &*found;
 }
 
 auto hexadecimal(std::uintptr_t value) -> std::string {

@@ -27,7 +27,7 @@ public:
   // Errors: what the system reports of reading it.
   [[nodiscard]] static auto read() -> result<address_map>;
 
-  // The lowest range that overlaps [begin, end).
+  // The lowest range with a name that overlaps [begin, end); without any, the lowest.
   [[nodiscard]] auto find(std::uintptr_t begin, std::uintptr_t end) const noexcept -> address_range const*;
 
 private:

@@ -142,6 +142,9 @@ private:
 
 inline constexpr std::uint64_t root_magic = 0x746f'6f72'706d'6d66; // "fmmproot"
 
+// What the root is allocated with: a page at twice its alignment is a run of its own, at the beginning.
+inline constexpr std::size_t root_alignment = 2 * page_bytes;
+
 // The first page.
 struct root {
   std::uint64_t magic;

@@ -13,6 +13,7 @@ module;
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include <cxxabi.h>
 
@@ -26,8 +27,47 @@ import :heap_objects;
 
 namespace fmmap {
 
+namespace {
+
+// How often a name of the ABI stands for an earlier part of itself, or for a parameter: S0_, T_. Names of members may be counted
+// too.
+auto back_references(std::string_view name) -> std::size_t {
+  constexpr std::string_view digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+  std::size_t count = 0;
+  for (auto at = name.find_first_of("ST"); at != name.npos; at = name.find_first_of("ST", at + 1)) {
+    auto const end = name.find_first_not_of(digits, at + 1);
+    if (end != name.npos && name[end] == '_') {
+      ++count;
+      at = end;
+    }
+  }
+  return count;
+}
+
+// A part of the content.
+struct extent {
+  std::uint64_t begin;
+  std::uint64_t length;
+};
+
+auto overlap(std::vector<extent>& all) -> bool {
+  std::ranges::sort(all, {}, &extent::begin);
+  return std::ranges::adjacent_find(all, [](extent const& one, extent const& next) {
+           return next.begin - one.begin < one.length;
+         }) != all.end();
+}
+
+} // namespace
+
+// In two hundred characters that refer back to themselves there may be as many bytes as a machine has: such a name is left
+// as it is.
 auto demangle(std::string_view name) -> std::string {
+  constexpr std::size_t most_references = 16;
+  constexpr std::size_t longest = 512;
   std::string const terminated{name};
+  if (name.size() > longest || back_references(name) > most_references) {
+    return terminated;
+  }
   int status = 0;
   std::unique_ptr<char, void (*)(void*)> const text{abi::__cxa_demangle(terminated.c_str(), nullptr, nullptr, &status),
                                                     std::free};
@@ -42,43 +82,66 @@ auto object_table::node(std::uint64_t offset) const noexcept -> heap_format::obj
   return *reinterpret_cast<heap_format::object_node*>(content_ + offset);
 }
 
+auto object_table::names_of(heap_format::object_node const& node) noexcept
+    -> std::pair<std::string_view, std::string_view> {
+  auto const* const name = reinterpret_cast<char const*>(&node + 1);
+  return {{name, node.name_length}, {name + node.name_length, node.type_length}};
+}
+
 void object_table::format() noexcept {
   root() = {.magic = heap_format::root_magic, .first_object = 0, .object_count = 0};
   entries_.clear();
 }
 
 auto object_table::load(alloc::allocator const& books, std::size_t size) -> std::optional<std::string> {
+  constexpr auto root_bytes = heap_format::page_bytes;
   entries_.clear();
-  if (size < heap_format::page_bytes || root().magic != heap_format::root_magic) {
+  if (size < root_bytes || root().magic != heap_format::root_magic ||
+      !books.is_object(0, root_bytes, heap_format::root_alignment)) {
     return "the table of objects is not where it ought to be";
   }
-  auto const lies_in = [&](std::uint64_t offset, std::uint64_t length) {
-    return os::fits(offset, length, size) && books.is_live(offset, length);
-  };
+  std::vector<extent> extents{{.begin = 0, .length = root_bytes}};
+  auto left = size - root_bytes; // names are copied, so there may not be more of them than content
   std::uint64_t previous = 0;
-  for (auto at = root().first_object; at != 0; at = node(at).next) {
-    if (at % alignof(heap_format::object_node) != 0 || !lies_in(at, sizeof(heap_format::object_node))) {
-      return "the table of objects leads to " + std::to_string(at) + ", where no entry is";
+  for (auto at = root().first_object; at != 0; previous = at, at = node(at).next) {
+    if (auto wrong = check_node(books, size, at, previous); wrong) {
+      return wrong;
     }
     auto const& one = node(at);
-    auto const text = std::uint64_t{one.name_length} + one.type_length;
-    if (one.previous != previous || !lies_in(at, sizeof one + text)) {
-      return "the entry at " + std::to_string(at) + " in the table of objects is none";
+    auto const [name, type] = names_of(one);
+    if (entries_.contains(name) || entries_.size() == root().object_count) {
+      return "the table of objects has more entries than it says, or \"" + std::string{name} + "\" twice";
     }
-    auto const* const name = reinterpret_cast<char const*>(&one + 1);
-    std::string_view const name_text{name, one.name_length};
-    if (!std::has_single_bit(one.alignment) || one.object % one.alignment != 0 ||
-        !lies_in(one.object, std::max<std::uint64_t>(one.size, 1))) {
-      return "the object \"" + std::string{name_text} + "\" lies where nothing is allocated";
+    auto const node_length = sizeof one + name.size() + type.size();
+    if (node_length > left || one.size > left - node_length) {
+      return "the table of objects has more in it than there is";
     }
-    if (entries_.contains(name_text) || entries_.size() == root().object_count) {
-      return "the table of objects has more entries than it says, or \"" + std::string{name_text} + "\" twice";
-    }
-    insert(name_text, {name + one.name_length, one.type_length}, at);
-    previous = at;
+    left -= node_length + one.size;
+    extents.push_back({.begin = at, .length = node_length});
+    extents.push_back({.begin = one.object, .length = one.size});
+    insert(name, type, at);
   }
   if (entries_.size() != root().object_count) {
     return "the table of objects has fewer entries than it says";
+  }
+  return overlap(extents) ? std::optional<std::string>{"two entries of the table of objects overlap"} : std::nullopt;
+}
+
+auto object_table::check_node(alloc::allocator const& books, std::size_t size, std::uint64_t at,
+                              std::uint64_t previous) const -> std::optional<std::string> {
+  if (at % alignof(heap_format::object_node) != 0 || !os::fits(at, sizeof(heap_format::object_node), size) ||
+      !books.is_live(at, sizeof(heap_format::object_node))) {
+    return "the table of objects leads to " + std::to_string(at) + ", where no entry is";
+  }
+  auto const& one = node(at);
+  auto const length = sizeof one + std::uint64_t{one.name_length} + one.type_length;
+  if (one.previous != previous || !os::fits(at, length, size) ||
+      !books.is_object(at, length, alignof(heap_format::object_node))) {
+    return "the entry at " + std::to_string(at) + " in the table of objects is none";
+  }
+  if (!std::has_single_bit(one.alignment) || one.object % one.alignment != 0 || !os::fits(one.object, one.size, size) ||
+      !books.is_object(one.object, one.size, one.alignment)) {
+    return "the object \"" + std::string{names_of(one).first} + "\" lies where nothing is allocated";
   }
   return {};
 }

@@ -10,6 +10,7 @@ module;
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 // The table of a heap's named objects: a list in the content, and an index of it in ordinary memory. Implementation units only.
 module fmmap.pmr:heap_objects;
@@ -67,6 +68,12 @@ public:
 private:
   [[nodiscard]] auto root() const noexcept -> heap_format::root&;
   [[nodiscard]] auto node(std::uint64_t offset) const noexcept -> heap_format::object_node&;
+  // What is wrong with a node that is to follow `previous`, or with its object; of that much content.
+  [[nodiscard]] auto check_node(alloc::allocator const& books, std::size_t size, std::uint64_t at,
+                                std::uint64_t previous) const -> std::optional<std::string>;
+  // The name and the type that follow a node.
+  [[nodiscard]] static auto names_of(heap_format::object_node const& node) noexcept
+      -> std::pair<std::string_view, std::string_view>;
   void insert(std::string_view name, std::string_view type, std::uint64_t at);
 
   std::byte* content_;

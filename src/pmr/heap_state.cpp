@@ -295,8 +295,7 @@ auto heap_state::format() -> result<void> {
     return std::unexpected(std::move(made).error());
   }
   allocator_ = std::move(*made);
-  // A page at twice its alignment is a run of its own, at the beginning.
-  auto const root = allocator_->allocate(page_bytes, 2 * page_bytes);
+  auto const root = allocator_->allocate(page_bytes, heap_format::root_alignment);
   if (!root) {
     return std::unexpected(root.error());
   }

@@ -209,6 +209,9 @@ auto heap_store::check_header(journal::log const& found) -> result<void> {
       where_.file_bytes(content) != found.file_bytes()) {
     return fail(errc::damaged, "its length can be none");
   }
+  if (found.spill_at() != where_.file_bytes(header_.reserve)) { // or long records would lie in what the heap grows by
+    return fail(errc::damaged, "its journal goes on where it cannot");
+  }
   auto const size = file_.size();
   if (!size) {
     return std::unexpected(size.error());

@@ -27,6 +27,7 @@
 
 #include "support/outcome.hpp"
 #include "support/scratch.hpp"
+#include "support/sealing.hpp"
 #include "support/seed.hpp"
 
 #include "support/small_disk.hpp"
@@ -696,6 +697,73 @@ BOOST_AUTO_TEST_CASE(never_writes_outside_the_content_whatever_a_record_says) {
     BOOST_TEST(content_of(s / "data") == blank(), "the content after a record about page " << page);
     BOOST_TEST(std::filesystem::file_size(s / "data") == whole.size());
   }
+}
+
+namespace {
+
+// The file with a record of these changes, instead of the one that it has in its ring.
+auto with_record(std::string file, std::vector<unapplied_change> const& changes, std::int64_t more_bytes = 0)
+    -> std::string {
+  auto* const record = file.data() + journal::ring_begin;
+  auto about = journal::value_at<journal::record_header>(bytes_of({record, sizeof(journal::record_header)}));
+  std::string body;
+  for (auto const& one : changes) {
+    journal::change_header const header{.page = one.page, .lines = one.lines};
+    body.append(reinterpret_cast<char const*>(&header), sizeof header).append(one.content);
+  }
+  about.length = sizeof about + body.size() + static_cast<std::uint64_t>(more_bytes);
+  std::memcpy(record, &about, sizeof about);
+  std::ranges::copy(body, record + sizeof about);
+  seal_record(std::as_writable_bytes(std::span{file}).subspan(journal::ring_begin));
+  return file;
+}
+
+constexpr std::uint64_t first_page = (journal::ring_begin / journal::page_bytes) + content_pages + 1;
+
+auto line_of(char letter) -> std::string { return std::string(journal::line_bytes, letter); }
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(takes_the_last_of_the_changes_of_a_line_in_one_record) {
+  scratch const s;
+  auto const whole = with_one_record(s);
+  write_back(s / "data", with_record(whole, {{first_page, 3, line_of('a') + line_of('b')},
+                                             {first_page + 1, 1, line_of('c')},
+                                             {first_page, 2, line_of('d')}}));
+  auto const content = content_of(s / "data");
+  BOOST_TEST(content.substr(0, 2 * journal::line_bytes) == line_of('a') + line_of('d'));
+  BOOST_TEST(content.substr(journal::page_bytes, journal::line_bytes) == line_of('c'));
+}
+
+// Each would take memory for a part of the file of which it says nothing.
+BOOST_AUTO_TEST_CASE(takes_a_record_with_a_change_without_lines_for_none) {
+  scratch const s;
+  auto const whole = with_one_record(s);
+  write_back(s / "data", with_record(whole, {{first_page, 1, line_of('a')}, {first_page + 1, 0, ""}}));
+  BOOST_TEST(content_of(s / "data") == blank());
+}
+
+BOOST_AUTO_TEST_CASE(takes_a_record_that_lies_about_its_length_for_none) {
+  scratch const s;
+  auto const whole = with_one_record(s);
+  for (auto const more : {std::int64_t{-64}, std::int64_t{-1}, std::int64_t{1}, std::int64_t{16}, std::int64_t{64},
+                          std::int64_t{1} << 40, std::int64_t{INT64_MAX} / 2}) {
+    write_back(s / "data", with_record(whole, {{first_page, 1, line_of('a')}}, more));
+    BOOST_TEST(content_of(s / "data") == blank(), "the content after a record that is longer by " << more);
+  }
+  write_back(s / "data", with_record(whole, {{first_page, 1, line_of('a')}}));
+  BOOST_TEST(content_of(s / "data").starts_with(line_of('a'))); // the test does what it means to
+}
+
+// As after a crash before the header was written.
+BOOST_AUTO_TEST_CASE(has_the_same_content_when_its_records_are_found_twice) {
+  scratch const s;
+  auto const before = with_one_record(s);
+  BOOST_TEST(content_of(s / "data") == text(1));
+  auto after = read_back(s / "data");
+  after.replace(0, journal::ring_begin, before, 0, journal::ring_begin);
+  write_back(s / "data", after);
+  BOOST_TEST(content_of(s / "data") == text(1));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

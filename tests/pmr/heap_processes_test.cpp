@@ -203,6 +203,32 @@ BOOST_AUTO_TEST_CASE(after_exec_nothing_is_left_but_what_was_committed) {
   BOOST_TEST(end_of(child) == -SIGKILL);
 }
 
+BOOST_AUTO_TEST_CASE(can_be_open_while_another_process_has_a_copy_of_its_file) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  or_throw(made(path).close());
+  std::filesystem::copy_file(path, folder / "copy");
+  steps step;
+  auto const child = start_child([&] {
+    auto heap = or_throw(persistent_heap::open(folder / "copy"));
+    step.let(0);
+    step.await(1);
+    or_throw(heap.find<numbers>("numbers"))->push_back(4);
+    or_throw(heap.commit());
+    return 0;
+  });
+  step.await(0);
+  {
+    auto heap = or_throw(persistent_heap::open(path));
+    or_throw(heap.find<numbers>("numbers"))->push_back(3);
+    or_throw(heap.commit());
+    step.let(1);
+    BOOST_TEST(end_of(child) == 0);
+  }
+  BOOST_TEST((contents(path) == std::vector<std::uint64_t>{1, 2, 3}));
+  BOOST_TEST((contents(folder / "copy") == std::vector<std::uint64_t>{1, 2, 4}));
+}
+
 BOOST_AUTO_TEST_CASE(at_exit_without_destruction_what_was_not_committed_is_gone) {
   scratch const folder;
   std::cout << std::flush; // exit would print what is left

@@ -710,6 +710,32 @@ BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(several_threads)
 
+BOOST_AUTO_TEST_CASE(commit_at_the_same_time) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  constexpr std::uint64_t rounds = 200;
+  made(path, [](persistent_heap& heap) {
+    std::vector<std::thread> threads;
+    for (auto const* const name : {"first", "second"}) {
+      threads.emplace_back([&heap, of = or_throw(heap.construct<numbers>(name)), name] {
+        for (std::uint64_t i = 0; i < rounds; ++i) {
+          {
+            persistent_heap::update_scope const updating{heap};
+            of->push_back(i);
+          }
+          or_throw(heap.commit(*name == 'f' ? commit_durability::process : commit_durability::power));
+        }
+      });
+    }
+    for (auto& each : threads) {
+      each.join();
+    }
+  });
+  auto heap = open(path);
+  BOOST_TEST(or_throw(heap.find<numbers>("first"))->size() == rounds);
+  BOOST_TEST(or_throw(heap.find<numbers>("second"))->size() == rounds);
+}
+
 BOOST_AUTO_TEST_CASE(have_all_or_nothing_of_an_update_in_a_commit) {
   scratch const folder;
   auto const path = folder / "heap";
