@@ -8,6 +8,7 @@ module;
 #include <cstring>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <type_traits>
 
 // What a journaled file looks like: two slots for a header, the ring of records, after it the pages that transactions
@@ -97,8 +98,12 @@ inline constexpr std::uint64_t reference_magic = 0x315f'6665'7270'6d66; // "fmpr
 // What a slot's checksum ought to be.
 [[nodiscard]] auto checksum_of(slot const& s) noexcept -> std::uint64_t;
 
-// Whether a slot holds a header that can be one of a file of that size.
-[[nodiscard]] auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool;
+// Why a slot holds no header that can be one of a file of that size; empty where it holds one.
+[[nodiscard]] auto flaw_of(slot const& s, std::uint64_t size) noexcept -> std::string_view;
+
+[[nodiscard]] inline auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool {
+  return flaw_of(s, size).empty();
+}
 
 // What `from` begins with, wherever that lies.
 template <class T>

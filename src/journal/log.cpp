@@ -180,11 +180,12 @@ auto log::open(journaled_file file, std::function<result<void>(log const& found)
   return opened;
 }
 
-auto log::examine(journaled_file file) -> result<log> {
+auto log::examine(journaled_file file, std::uint64_t longest) -> result<log> {
   log examined{std::move(file), {}};
   if (auto done = examined.read_slots(); !done) {
     return std::unexpected(std::move(done).error());
   }
+  examined.longest_ = longest;
   if (auto done = examined.find_records(); !done) {
     return std::unexpected(std::move(done).error());
   }
@@ -261,6 +262,9 @@ auto log::read_ring(ring_part& part, std::uint64_t at, std::uint64_t length) -> 
   if (at < part.begin || at + wanted > end) {
     auto const goes_on = at >= part.begin && end > 0;
     auto const more = std::min(std::max(wanted, goes_on ? next_read : first_read), ring_bytes() - at);
+    if (more > std::max(longest_, next_read)) {
+      return fail(ENOMEM, "read a record of", byte_range{.offset = ring_begin + at, .length = more});
+    }
     part = {.begin = at, .pages = std::vector<page>(more / page_bytes)};
     if (auto done = read(ring_begin + at, bytes_of(part.pages)); !done) {
       return std::unexpected(std::move(done).error());
@@ -294,6 +298,9 @@ auto log::find_spilled(reference const& to, std::uint64_t at) -> result<bool> {
   }
   if (to.offset != spill_at() || !os::fits(to.offset, to.length, status->size)) {
     return false;
+  }
+  if (to.length > longest_) {
+    return fail(ENOMEM, "read a record of", byte_range{.offset = to.offset, .length = to.length});
   }
   std::vector<page> pages(whole_pages(to.length) / page_bytes);
   if (auto done = read(to.offset, bytes_of(pages)); !done) {

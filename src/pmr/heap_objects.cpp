@@ -26,8 +26,30 @@ import :heap_objects;
 
 namespace fmmap {
 
+namespace {
+
+// A back reference, S1_ or T0_, may spell all that comes before it: two hundred bytes can stand for more than memory holds.
+auto may_be_demangled(std::string_view name) -> bool {
+  constexpr std::size_t longest = 1024;
+  constexpr std::size_t most_references = 24;
+  if (name.size() > longest) {
+    return false;
+  }
+  std::size_t references = 0;
+  for (auto at = name.find_first_of("ST"); at != name.npos; at = name.find_first_of("ST", at + 1)) {
+    auto const end = name.find_first_not_of("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", at + 1);
+    references += end != name.npos && name[end] == '_' ? 1 : 0;
+  }
+  return references <= most_references;
+}
+
+} // namespace
+
 auto demangle(std::string_view name) -> std::string {
   std::string const terminated{name};
+  if (!may_be_demangled(name)) {
+    return terminated;
+  }
   int status = 0;
   std::unique_ptr<char, void (*)(void*)> const text{abi::__cxa_demangle(terminated.c_str(), nullptr, nullptr, &status),
                                                     std::free};
@@ -47,14 +69,15 @@ void object_table::format() noexcept {
   entries_.clear();
 }
 
-auto object_table::load(alloc::allocator const& books, std::size_t size) -> std::optional<std::string> {
+auto object_table::load(allocation_test const& is_allocated, std::size_t size) -> std::optional<std::string> {
   entries_.clear();
   if (size < heap_format::page_bytes || root().magic != heap_format::root_magic) {
     return "the table of objects is not where it ought to be";
   }
   auto const lies_in = [&](std::uint64_t offset, std::uint64_t length) {
-    return os::fits(offset, length, size) && books.is_live(offset, length);
+    return os::fits(offset, length, size) && is_allocated(offset, length);
   };
+  std::uint64_t left = size; // for entries and objects, of which none overlaps another
   std::uint64_t previous = 0;
   for (auto at = root().first_object; at != 0; at = node(at).next) {
     if (at % alignof(heap_format::object_node) != 0 || !lies_in(at, sizeof(heap_format::object_node))) {
@@ -71,6 +94,11 @@ auto object_table::load(alloc::allocator const& books, std::size_t size) -> std:
         !lies_in(one.object, std::max<std::uint64_t>(one.size, 1))) {
       return "the object \"" + std::string{name_text} + "\" lies where nothing is allocated";
     }
+    auto const taken = sizeof one + text + one.size;
+    if (taken > left) {
+      return "the table of objects has entries that overlap";
+    }
+    left -= taken;
     if (entries_.contains(name_text) || entries_.size() == root().object_count) {
       return "the table of objects has more entries than it says, or \"" + std::string{name_text} + "\" twice";
     }

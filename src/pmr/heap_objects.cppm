@@ -39,8 +39,15 @@ public:
   // Writes the table of no objects. The first page is the caller's.
   void format() noexcept;
 
-  // Reads the list anew, of the `size` bytes that there are, whatever they hold. Returns what is wrong with it, if anything is.
-  [[nodiscard]] auto load(alloc::allocator const& books, std::size_t size) -> std::optional<std::string>;
+  // Whether something is allocated that holds these bytes.
+  using allocation_test = std::function<bool(std::uint64_t offset, std::uint64_t length)>;
+
+  // Reads the list anew, of the `size` bytes that there are, whatever they hold. Returns what is wrong with it, if anything is:
+  // the entries before that are there.
+  [[nodiscard]] auto load(allocation_test const& is_allocated, std::size_t size) -> std::optional<std::string>;
+  [[nodiscard]] inline auto load(alloc::allocator const& books, std::size_t size) -> std::optional<std::string> {
+    return load([&](std::uint64_t offset, std::uint64_t length) { return books.is_live(offset, length); }, size);
+  }
 
   [[nodiscard]] auto find(std::string_view name) const -> entry const*;
 

@@ -73,6 +73,8 @@ auto check(heap_options const& options, std::filesystem::path const& path) -> re
   return {};
 }
 
+} // namespace
+
 auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
   auto lock = file_lock::create(backing);
   if (!lock) {
@@ -89,6 +91,8 @@ auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
   }
   return lock;
 }
+
+namespace {
 
 auto new_header(heap_options const& options, std::uint64_t slot) -> heap_format::heap_header {
   heap_format::heap_header header{.magic = heap_format::magic,

@@ -144,14 +144,10 @@ auto heap_store::check_header(journal::log const& found) -> result<void> {
       return fail(errc::incompatible, heap_format::describe_difference(own[i], header_.traits[i]));
     }
   }
-  constexpr std::uint64_t address_limit = std::uint64_t{1} << 56;
-  if (header_.slot % heap_format::huge_page != 0 || header_.slot == 0 || header_.slot >= address_limit ||
-      header_.reserve % alloc::chunk_bytes != 0 || header_.reserve == 0 || header_.reserve >= address_limit) {
+  if (!heap_format::has_possible_addresses(header_)) {
     return fail(errc::damaged, "its addresses can be none");
   }
-  auto const content = where_.content_bytes(found.file_bytes());
-  if (content % alloc::page_bytes != 0 || content == 0 || content > header_.reserve ||
-      where_.file_bytes(content) != found.file_bytes()) {
+  if (!heap_format::is_possible_end(header_, where_, found.file_bytes())) {
     return fail(errc::damaged, "its length can be none");
   }
   auto const size = file_.size();

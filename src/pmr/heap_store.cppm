@@ -75,6 +75,9 @@ private:
 // Makes a file of a descriptor that has just been opened, or closes it.
 [[nodiscard]] auto adopt_or_close(os::descriptor opened, std::string_view path) -> result<file>;
 
+// Takes the lock of a heap's file. Errors: `errc::in_use`; as `file_lock::create`.
+[[nodiscard]] auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock>;
+
 class heap_store {
 public:
   // Makes the file of a heap, which is there and empty, and has to be locked already.
