@@ -8,9 +8,7 @@
 #include <cstring>
 #include <expected>
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <ios>
 #include <iterator>
 #include <map>
 #include <memory_resource>
@@ -24,6 +22,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "support/damage.hpp"
 #include "support/scratch.hpp"
 #include "support/seed.hpp"
 
@@ -71,22 +70,6 @@ void construct_some(persistent_heap& heap) {
   or_throw(heap.construct<numbers>("numbers", numbers(1000, 7)));
   or_throw(heap.construct<std::pmr::string>("text", "which is too long for the object itself, surely"));
   or_throw(heap.construct<int>("one", 1));
-}
-
-void write_at(std::filesystem::path const& path, std::uint64_t at, std::string_view bytes) {
-  std::fstream file{path, std::ios::in | std::ios::out | std::ios::binary};
-  file.seekp(static_cast<std::streamoff>(at));
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-}
-
-auto byte_at(std::filesystem::path const& path, std::uint64_t at) -> char {
-  std::ifstream file{path, std::ios::binary};
-  file.seekg(static_cast<std::streamoff>(at));
-  return static_cast<char>(file.get());
-}
-
-void flip(std::filesystem::path const& path, std::uint64_t at) {
-  write_at(path, at, std::string(1, static_cast<char>(~byte_at(path, at))));
 }
 
 // Changes both slots of the header, and makes their checksums right again.
