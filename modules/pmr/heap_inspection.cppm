@@ -153,7 +153,7 @@ struct heap_inspection {
   std::vector<std::string> problems;
 };
 
-/// Called with how much has been looked at, of how much there is.
+/// Called with how many pages have been looked at, of how many there are.
 using inspection_progress = std::function<void(std::uint64_t done, std::uint64_t total)>;
 
 /// Looks at the file of a heap: as its last commit has left it, be that in place or in the journal.
