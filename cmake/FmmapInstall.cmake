@@ -22,6 +22,9 @@ install(
   ARCHIVE DESTINATION "${CMAKE_INSTALL_LIBDIR}"
   FILE_SET CXX_MODULES DESTINATION "${CMAKE_INSTALL_DATADIR}/fmmap/modules"
 )
+if(TARGET fmmap_tool)
+  install(TARGETS fmmap_tool RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
+endif()
 install(
   EXPORT fmmapTargets
   NAMESPACE fmmap::

@@ -9,6 +9,9 @@ mark_as_advanced(FMMAP_RUN_CLANG_TIDY)
 if(FMMAP_RUN_CLANG_TIDY)
   get_property(modules GLOBAL PROPERTY FMMAP_MODULES)
   list(TRANSFORM modules PREPEND fmmap_ OUTPUT_VARIABLE libraries)
+  if(TARGET fmmap_tool)
+    list(APPEND libraries fmmap_tool)
+  endif()
   add_custom_target(
     tidy
     COMMAND

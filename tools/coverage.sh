@@ -31,6 +31,7 @@ find $tree/profiles -name '*.profraw' >$tree/profiles/list
 llvm-profdata-19 merge --sparse --failure-mode=all --input-files=$tree/profiles/list -o $tree/merged.profdata
 
 mapfile -t binaries < <(find $tree/tests -maxdepth 1 -type f -executable | sort)
+[[ ! -x $tree/src/tool/fmmap ]] || binaries+=("$tree/src/tool/fmmap")
 ((${#binaries[@]})) || die "no test programs under $tree/tests"
 report=$(llvm-cov-19 report --instr-profile=$tree/merged.profdata --show-region-summary=false \
   --show-branch-summary=false "${binaries[@]/#/--object=}" --sources modules src)

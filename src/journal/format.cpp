@@ -6,6 +6,7 @@ module;
 #include <optional>
 #include <random>
 #include <span>
+#include <string_view>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
@@ -70,12 +71,26 @@ auto seal(slot& s) noexcept -> std::size_t {
   return s.about.generation % slot_count;
 }
 
-auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool {
+auto flaw_of(slot const& s, std::uint64_t size) noexcept -> std::string_view {
   auto const& about = s.about;
-  return about.magic == header_magic && about.checksum == checksum_of(s) && about.ring_bytes > 0 &&
-         about.ring_bytes % page_bytes == 0 && size >= ring_begin && about.ring_bytes <= size - ring_begin &&
-         about.tail % page_bytes == 0 && about.tail < about.ring_bytes && about.spill_at % page_bytes == 0 &&
-         about.spill_at <= os::largest_offset && can_be_size(about.file_bytes, about);
+  if (about.magic != header_magic) {
+    return about.magic == 0 ? "nothing was written there" : "it does not begin as a header does";
+  }
+  if (about.checksum != checksum_of(s)) {
+    return "its bytes are not those that its checksum is of";
+  }
+  if (about.ring_bytes == 0 || about.ring_bytes % page_bytes != 0 || size < ring_begin ||
+      about.ring_bytes > size - ring_begin) {
+    return "its journal does not lie in the file";
+  }
+  if (about.tail % page_bytes != 0 || about.tail >= about.ring_bytes) {
+    return "its first record does not lie in the journal";
+  }
+  if (about.spill_at % page_bytes != 0 || about.spill_at > os::largest_offset ||
+      !can_be_size(about.file_bytes, about)) {
+    return "its length can be none";
+  }
+  return {};
 }
 
 auto told_length(std::span<std::byte const> bytes, header const& current, std::uint64_t sequence) noexcept

@@ -8,6 +8,7 @@ module;
 #include <cstring>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <type_traits>
 
 // What a journaled file looks like: two slots for a header, the ring of records, after it the pages that transactions
@@ -39,6 +40,7 @@ struct header {
   std::uint64_t ring_bytes; // how long the ring is
   std::uint64_t file_bytes; // how long the file is at least
   std::uint64_t spill_at;   // where in the file a record goes that is longer than the ring: behind every page
+  std::uint64_t closed;     // 1 when whoever has written last has closed the file, and met no error before
 };
 
 inline constexpr std::size_t owner_bytes = page_bytes - sizeof(header);
@@ -100,8 +102,12 @@ inline constexpr std::uint64_t reference_magic = 0x315f'6665'7270'6d66; // "fmpr
 // Gives a slot its checksum, and says which of them it is.
 auto seal(slot& s) noexcept -> std::size_t;
 
-// Whether a slot holds a header that can be one of a file of that size.
-[[nodiscard]] auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool;
+// Why a slot holds no header that can be one of a file of that size; empty where it holds one.
+[[nodiscard]] auto flaw_of(slot const& s, std::uint64_t size) noexcept -> std::string_view;
+
+[[nodiscard]] inline auto is_valid(slot const& s, std::uint64_t size) noexcept -> bool {
+  return flaw_of(s, size).empty();
+}
 
 // What `from` begins with, wherever that lies.
 template <class T>

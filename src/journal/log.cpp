@@ -185,11 +185,12 @@ auto log::open(journaled_file file, std::function<result<void>(log const& found)
   return opened;
 }
 
-auto log::examine(journaled_file file) -> result<log> {
+auto log::examine(journaled_file file, std::uint64_t longest) -> result<log> {
   log examined{std::move(file), {}};
   if (auto done = examined.read_slots(); !done) {
     return std::unexpected(std::move(done).error());
   }
+  examined.longest_ = longest;
   if (auto done = examined.find_records(); !done) {
     return std::unexpected(std::move(done).error());
   }
@@ -224,7 +225,8 @@ auto log::recover() -> result<void> {
   if (auto done = find_records(); !done) {
     return done;
   }
-  if (auto done = drop_what_is_not_on_disk(); !done) {
+  // Before anything can fail that the next one to open it has to know of.
+  if (auto done = slot_.about.closed != 0 ? note_closed(false) : drop_what_is_not_on_disk(); !done) {
     return done;
   }
   if (auto done = bring_to(level::power); !done) {
@@ -293,6 +295,9 @@ auto log::read_ring(ring_part& part, std::uint64_t at, std::uint64_t length) -> 
   if (at < part.begin || at + wanted > end) {
     auto const goes_on = at >= part.begin && end > 0;
     auto const more = std::min(std::max(wanted, goes_on ? next_read : first_read), ring_bytes() - at);
+    if (more > std::max(longest_, next_read)) {
+      return fail(ENOMEM, "read a record of", byte_range{.offset = ring_begin + at, .length = more});
+    }
     part = {.begin = at, .pages = std::vector<page>(more / page_bytes)};
     if (auto done = read(ring_begin + at, bytes_of(part.pages)); !done) {
       return std::unexpected(std::move(done).error());
@@ -326,6 +331,9 @@ auto log::find_spilled(reference const& to, std::uint64_t at) -> result<bool> {
   }
   if (to.offset != spill_at() || !os::fits(to.offset, to.length, status->size)) {
     return false;
+  }
+  if (to.length > longest_) {
+    return fail(ENOMEM, "read a record of", byte_range{.offset = to.offset, .length = to.length});
   }
   std::vector<page> pages(whole_pages(to.length) / page_bytes);
   if (auto done = read(to.offset, bytes_of(pages)); !done) {
@@ -588,12 +596,23 @@ auto log::apply_all() -> result<void> {
 
 auto log::write_header() -> result<void> {
   auto next = slot_;
-  next.about.magic = header_magic;
-  ++next.about.generation;
   next.about.salt = random_number();
   next.about.sequence = sequence_;
   next.about.tail = head_;
   next.about.file_bytes = file_bytes_;
+  next.about.closed = 0;
+  return write_slot(next);
+}
+
+auto log::note_closed(bool closed) -> result<void> {
+  auto next = slot_;
+  next.about.closed = closed ? 1 : 0;
+  return write_slot(next);
+}
+
+auto log::write_slot(slot next) -> result<void> {
+  next.about.magic = header_magic;
+  ++next.about.generation;
   auto const at = seal(next) * page_bytes;
   if (auto done = write(file_.direct, at, std::as_bytes(std::span{&next, 1}), true); !done) {
     return done;
@@ -601,5 +620,7 @@ auto log::write_header() -> result<void> {
   slot_ = next;
   return {};
 }
+
+auto log::close() -> result<void> { return failed_ ? result<void>{} : note_closed(true); }
 
 } // namespace fmmap::journal

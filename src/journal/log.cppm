@@ -6,6 +6,7 @@ module;
 #include <deque>
 #include <expected>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -73,10 +74,11 @@ public:
       -> result<log>;
 
   // For readers: finds what was committed and is not in place, and writes nothing, so descriptors for reading will do. Only
-  // const members may be called then.
+  // const members may be called then. No record is read that says it is longer than `longest`.
   //
-  // Errors: as those of `open`.
-  [[nodiscard]] static auto examine(journaled_file file) -> result<log>;
+  // Errors: as those of `open`; `std::errc::not_enough_memory` where there is such a record.
+  [[nodiscard]] static auto examine(journaled_file file,
+                                    std::uint64_t longest = std::numeric_limits<std::uint64_t>::max()) -> result<log>;
 
   [[nodiscard]] inline auto ring_bytes() const noexcept -> std::uint64_t { return slot_.about.ring_bytes; }
   [[nodiscard]] inline auto content_begin() const noexcept -> std::uint64_t { return ring_begin + ring_bytes(); }
@@ -88,8 +90,12 @@ public:
   // How long the file is by the last transaction. A transaction may be about a longer one, once there are blocks.
   [[nodiscard]] inline auto file_bytes() const noexcept -> std::uint64_t { return file_bytes_; }
 
-  // Of the next transaction.
+  // Of the next transaction, and where in the ring its record goes if there is room.
   [[nodiscard]] inline auto sequence() const noexcept -> std::uint64_t { return sequence_; }
+  [[nodiscard]] inline auto head() const noexcept -> std::uint64_t { return head_; }
+
+  // The slot that counts.
+  [[nodiscard]] inline auto current() const noexcept -> slot const& { return slot_; }
 
   [[nodiscard]] inline auto stats() const noexcept -> log_stats { return stats_; }
 
@@ -106,6 +112,15 @@ public:
   void for_each_unapplied(Visit visit) const {
     for (auto const& one : records_) {
       one.what.view().for_each_change(std::ref(visit));
+    }
+  }
+
+  // Calls `visit` with each record that is not in place yet, where in the ring it lies, or what refers to it, and whether it
+  // lies elsewhere.
+  template <class Visit>
+  void for_each_record(Visit visit) const {
+    for (auto const& one : records_) {
+      visit(one.what.view(), one.at, !one.reference.empty());
     }
   }
 
@@ -137,6 +152,10 @@ public:
 
   // Makes durable what the owner has done to the file by other ways, to pages that no record in the ring is about.
   [[nodiscard]] auto sync() -> result<void>;
+
+  // Notes in the file that it is closed without an error, so that who opens it next takes what memory has of it for what the disk
+  // has. Nothing but that follows. Does nothing after an error. Errors: what the system reports.
+  [[nodiscard]] auto close() -> result<void>;
 
 private:
   struct record {
@@ -193,8 +212,10 @@ private:
       -> result<void>;
   [[nodiscard]] auto write_in_place(std::ranges::input_range auto&& records) -> result<void>;
   [[nodiscard]] auto write_page_in_place(std::span<change const> of_page) -> result<void>;
-  [[nodiscard]] auto apply_all() -> result<void>; // once all of it is durable
-  [[nodiscard]] auto write_header() -> result<void>;
+  [[nodiscard]] auto apply_all() -> result<void>;    // once all of it is durable
+  [[nodiscard]] auto write_header() -> result<void>; // that of a checkpoint
+  [[nodiscard]] auto note_closed(bool closed) -> result<void>;
+  [[nodiscard]] auto write_slot(slot next) -> result<void>;
 
   [[nodiscard]] auto read(std::uint64_t at, std::span<std::byte> bytes) -> result<void>;
   [[nodiscard]] auto write(os::descriptor const& to, std::uint64_t at, std::span<std::byte const> bytes, bool durably)
@@ -211,7 +232,8 @@ private:
   std::uint64_t head_ = 0;     // where the next record goes
   std::uint64_t sequence_ = 0; // of it
   std::uint64_t file_bytes_ = 0;
-  std::deque<record> records_; // that are not in place yet
+  std::uint64_t longest_ = std::numeric_limits<std::uint64_t>::max(); // record that is read
+  std::deque<record> records_;                                        // that are not in place yet
   std::unique_ptr<unapplied> unapplied_ = std::make_unique<unapplied>();
   std::optional<error> failed_;
   log_stats stats_{};

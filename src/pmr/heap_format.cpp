@@ -21,6 +21,7 @@ module;
 
 module fmmap.pmr;
 
+import fmmap.alloc;
 import fmmap.core;
 import :heap_format;
 
@@ -78,6 +79,18 @@ auto traits() -> std::array<trait, trait_count> const& {
       hash_of("what std::hash makes of long strings", "what is longer than sixteen bytes"sv),
   }};
   return all;
+}
+
+auto has_possible_addresses(heap_header const& header) noexcept -> bool {
+  constexpr std::uint64_t address_limit = std::uint64_t{1} << 56;
+  return header.slot % huge_page == 0 && header.slot != 0 && header.slot < address_limit &&
+         header.reserve % alloc::chunk_bytes == 0 && header.reserve != 0 && header.reserve < address_limit;
+}
+
+auto is_possible_end(heap_header const& header, layout const& where, std::uint64_t file_bytes) noexcept -> bool {
+  auto const content = where.content_bytes(file_bytes);
+  return content % page_bytes == 0 && content != 0 && content <= header.reserve &&
+         where.file_bytes(content) == file_bytes;
 }
 
 auto describe_difference(trait const& here, std::uint64_t there) -> std::string {

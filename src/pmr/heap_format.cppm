@@ -138,6 +138,13 @@ private:
   std::uint64_t begin_ = 0;
 };
 
+// Whether a heap can lie where a header says, and be as large.
+[[nodiscard]] auto has_possible_addresses(heap_header const& header) noexcept -> bool;
+
+// Whether the file of a heap can end there by its last commit.
+[[nodiscard]] auto is_possible_end(heap_header const& header, layout const& where, std::uint64_t file_bytes) noexcept
+    -> bool;
+
 // --- In the content ---------------------------------------------------------------------------------------------------
 
 inline constexpr std::uint64_t root_magic = 0x746f'6f72'706d'6d66; // "fmmproot"

@@ -93,7 +93,7 @@ void object_table::format() noexcept {
   entries_.clear();
 }
 
-auto object_table::load(alloc::allocator const& books, std::size_t size) -> std::optional<std::string> {
+auto object_table::load(allocations const& books, std::size_t size) -> std::optional<std::string> {
   constexpr auto root_bytes = heap_format::page_bytes;
   entries_.clear();
   if (size < root_bytes || root().magic != heap_format::root_magic ||
@@ -127,7 +127,7 @@ auto object_table::load(alloc::allocator const& books, std::size_t size) -> std:
   return overlap(extents) ? std::optional<std::string>{"two entries of the table of objects overlap"} : std::nullopt;
 }
 
-auto object_table::check_node(alloc::allocator const& books, std::size_t size, std::uint64_t at,
+auto object_table::check_node(allocations const& books, std::size_t size, std::uint64_t at,
                               std::uint64_t previous) const -> std::optional<std::string> {
   if (at % alignof(heap_format::object_node) != 0 || !os::fits(at, sizeof(heap_format::object_node), size) ||
       !books.is_live(at, sizeof(heap_format::object_node))) {

@@ -40,8 +40,23 @@ public:
   // Writes the table of no objects. The first page is the caller's.
   void format() noexcept;
 
-  // Reads the list anew, of the `size` bytes that there are, whatever they hold. Returns what is wrong with it, if anything is.
-  [[nodiscard]] auto load(alloc::allocator const& books, std::size_t size) -> std::optional<std::string>;
+  // What is allocated, as some books have it: whether something holds these bytes, and whether something begins there that was asked
+  // for with that size and alignment.
+  struct allocations {
+    std::function<bool(std::uint64_t offset, std::uint64_t length)> is_live;
+    std::function<bool(std::uint64_t offset, std::uint64_t size, std::uint64_t alignment)> is_object;
+  };
+
+  template <class Books>
+  [[nodiscard]] static auto allocations_of(Books const& books) -> allocations {
+    return {.is_live = [&](std::uint64_t offset, std::uint64_t length) { return books.is_live(offset, length); },
+            .is_object = [&](std::uint64_t offset, std::uint64_t size,
+                             std::uint64_t alignment) { return books.is_object(offset, size, alignment); }};
+  }
+
+  // Reads the list anew, of the `size` bytes that there are, whatever they hold. Returns what is wrong with it, if anything is:
+  // the entries before that are there.
+  [[nodiscard]] auto load(allocations const& books, std::size_t size) -> std::optional<std::string>;
 
   [[nodiscard]] auto find(std::string_view name) const -> entry const*;
 
@@ -69,7 +84,7 @@ private:
   [[nodiscard]] auto root() const noexcept -> heap_format::root&;
   [[nodiscard]] auto node(std::uint64_t offset) const noexcept -> heap_format::object_node&;
   // What is wrong with a node that is to follow `previous`, or with its object; of that much content.
-  [[nodiscard]] auto check_node(alloc::allocator const& books, std::size_t size, std::uint64_t at,
+  [[nodiscard]] auto check_node(allocations const& books, std::size_t size, std::uint64_t at,
                                 std::uint64_t previous) const -> std::optional<std::string>;
   // The name and the type that follow a node.
   [[nodiscard]] static auto names_of(heap_format::object_node const& node) noexcept

@@ -322,7 +322,7 @@ auto heap_state::load() -> result<void> {
   if (auto const wrong = (*made)->import(read); wrong) {
     return fail(errc::damaged, "open", "the books of chunk " + std::to_string(*wrong) + " can be none");
   }
-  if (auto const wrong = objects_.load(**made, memory_.size()); wrong) {
+  if (auto const wrong = objects_.load(object_table::allocations_of(**made), memory_.size()); wrong) {
     return fail(errc::damaged, "open", *wrong);
   }
   allocator_ = std::move(*made);
@@ -835,7 +835,7 @@ auto heap_state::return_to_last_commit() -> result<void> {
     return end_half_way(errc::damaged, "the books of chunk " + std::to_string(*wrong) + " can be none");
   }
   std::scoped_lock const lock{objects_mutex_};
-  if (auto const wrong = objects_.load(**made, memory_.size()); wrong) {
+  if (auto const wrong = objects_.load(object_table::allocations_of(**made), memory_.size()); wrong) {
     return end_half_way(errc::damaged, *wrong);
   }
   allocator_ = std::move(*made);
@@ -856,7 +856,7 @@ auto heap_state::snapshot(std::filesystem::path const& path) const -> result<voi
 auto heap_state::check() const -> result<check_report> {
   check_report report;
   object_table table{memory_.content()};
-  if (auto wrong = table.load(*allocator_, memory_.size()); wrong) {
+  if (auto wrong = table.load(object_table::allocations_of(*allocator_), memory_.size()); wrong) {
     report.problems.push_back(std::move(*wrong));
   }
   report.allocated_bytes = allocator_->live_bytes();

@@ -51,23 +51,6 @@ auto open_direct(file const& backing, bool read_only) -> result<file> {
   return adopt_or_close(*opened, backing.path());
 }
 
-auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
-  auto lock = file_lock::create(backing);
-  if (!lock) {
-    return lock;
-  }
-  auto const held = lock->try_acquire(mode);
-  if (!held) {
-    return std::unexpected(held.error());
-  }
-  if (!*held) {
-    return std::unexpected(error::make(errc::in_use, "open", backing.path(), {},
-                                       mode == lock_mode::exclusive ? "somebody else has the heap open"
-                                                                    : "somebody else has the heap open for writing"));
-  }
-  return lock;
-}
-
 // Whoever replaces the file does so under its lock: what was opened before that is another one by now.
 auto is_still_at(file const& opened, std::filesystem::path const& path) -> bool {
   auto const there = os::status_at(os::working_directory, path.c_str(), true);
@@ -87,6 +70,23 @@ auto journal_level(commit_durability level) -> journal::level {
 }
 
 } // namespace
+
+auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock> {
+  auto lock = file_lock::create(backing);
+  if (!lock) {
+    return lock;
+  }
+  auto const held = lock->try_acquire(mode);
+  if (!held) {
+    return std::unexpected(held.error());
+  }
+  if (!*held) {
+    return std::unexpected(error::make(errc::in_use, "open", backing.path(), {},
+                                       mode == lock_mode::exclusive ? "somebody else has the heap open"
+                                                                    : "somebody else has the heap open for writing"));
+  }
+  return lock;
+}
 
 auto adopt_or_close(os::descriptor opened, std::string_view path) -> result<file> {
   auto adopted = file::adopt(opened, path);
@@ -199,14 +199,10 @@ auto heap_store::check_header(journal::log const& found) -> result<void> {
       return fail(errc::incompatible, heap_format::describe_difference(own[i], header_.traits[i]));
     }
   }
-  constexpr std::uint64_t address_limit = std::uint64_t{1} << 56;
-  if (header_.slot % heap_format::huge_page != 0 || header_.slot == 0 || header_.slot >= address_limit ||
-      header_.reserve % alloc::chunk_bytes != 0 || header_.reserve == 0 || header_.reserve >= address_limit) {
+  if (!heap_format::has_possible_addresses(header_)) {
     return fail(errc::damaged, "its addresses can be none");
   }
-  auto const content = where_.content_bytes(found.file_bytes());
-  if (content % alloc::page_bytes != 0 || content == 0 || content > header_.reserve ||
-      where_.file_bytes(content) != found.file_bytes()) {
+  if (!heap_format::is_possible_end(header_, where_, found.file_bytes())) {
     return fail(errc::damaged, "its length can be none");
   }
   if (found.spill_at() != where_.file_bytes(header_.reserve)) { // or long records would lie in what the heap grows by
@@ -454,7 +450,8 @@ auto heap_store::resize_journal(std::filesystem::path const& at, std::size_t byt
                                 .tail = 0,
                                 .ring_bytes = bytes,
                                 .file_bytes = where.file_bytes(content),
-                                .spill_at = where.file_bytes(header_.reserve)},
+                                .spill_at = where.file_bytes(header_.reserve),
+                                .closed = 0},
                       .of_owner = {}};
   std::ranges::copy(log_->of_owner(), first.of_owner.begin());
   return replace_file(at, static_cast<std::size_t>(first.about.file_bytes), [&](std::span<std::byte> made) {
@@ -472,6 +469,9 @@ auto heap_store::stats() const -> journal::log_stats {
 auto heap_store::close() -> result<void> {
   std::scoped_lock const lock{io_};
   first_error outcome;
+  if (log_ && file_.access() != access::read_only && os::process_id() == process_) {
+    outcome.note(log_->close());
+  }
   outcome.note(direct_.close());
   outcome.note(file_.close());
   outcome.note(lock_.close());

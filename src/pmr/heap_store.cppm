@@ -76,6 +76,9 @@ private:
 // Makes a file of a descriptor that has just been opened, or closes it.
 [[nodiscard]] auto adopt_or_close(os::descriptor opened, std::string_view path) -> result<file>;
 
+// Takes the lock of a heap's file. Errors: `errc::in_use`; as `file_lock::create`.
+[[nodiscard]] auto lock_heap(file const& backing, lock_mode mode) -> result<file_lock>;
+
 class heap_store {
 public:
   // Whether a journal can have that many bytes; else `errc::invalid_options`.

@@ -95,7 +95,8 @@ auto header(std::uint64_t generation, std::uint64_t sequence) -> journal::slot {
                .tail = 0,
                .ring_bytes = ring_pages * page_bytes,
                .file_bytes = file_end,
-               .spill_at = spill_at};
+               .spill_at = spill_at,
+               .closed = generation % 2};
   return one;
 }
 

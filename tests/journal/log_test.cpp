@@ -965,3 +965,63 @@ BOOST_AUTO_TEST_CASE(fails_for_other_reasons_and_when_it_is_refused_again) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_journal_that_is_closed)
+
+namespace {
+
+// How often an opening drops what memory has.
+auto drops_of(std::filesystem::path const& path) -> std::ptrdiff_t {
+  seam::armed const table;
+  journaled const file{path};
+  return std::ranges::count(seam::calls(), os::call::posix_fadvise);
+}
+
+} // namespace
+
+BOOST_AUTO_TEST_CASE(has_in_memory_what_is_on_the_disk) {
+  scratch const s;
+  auto const path = create(s / "data", 2);
+  {
+    journaled file{path};
+    or_throw(file.commit(text(1), level::process));
+    or_throw(file.log().close());
+  }
+  BOOST_TEST(drops_of(path) == 0);
+  BOOST_TEST(content_of(path) == text(1)); // the header of the closing is about the same records
+}
+
+BOOST_AUTO_TEST_CASE(drops_what_memory_has_when_it_was_not) {
+  scratch const s;
+  auto const path = create(s / "data", 2);
+  {
+    journaled file{path};
+    or_throw(file.log().close());
+  }
+  {
+    journaled const file{path}; // which ends in the middle
+  }
+  BOOST_TEST(drops_of(path) == 1);
+}
+
+BOOST_AUTO_TEST_CASE(is_not_noted_after_an_error) {
+  scratch const s;
+  auto const path = create(s / "data", 2);
+  {
+    seam::armed const table;
+    journaled file{path};
+    or_throw(file.commit(text(1), level::power));
+    seam::fail(os::call::fdatasync, EIO, 1);
+    BOOST_TEST(fails_with(file.log().checkpoint(), EIO));
+    auto const before = seam::calls().size();
+    or_throw(file.log().close());
+    BOOST_TEST(seam::calls().size() == before);
+  }
+  auto const bytes = read_back(path);
+  for (std::size_t slot = 0; slot < journal::slot_count; ++slot) {
+    auto const header = journal::value_at<journal::header>(bytes_of(bytes).subspan(slot * journal::page_bytes));
+    BOOST_TEST(header.closed == 0U);
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -106,8 +106,10 @@ only_what_a_consumer_needs_is_installed() {
   done
   [[ $(find "$prefix" -name fmmapConfigVersion.cmake) ]] || die "no version file"
 
-  found=$(find "$prefix" -type f ! -name '*.a' ! -name '*.cppm' ! -name '*.cmake' ! -name 'LICENSE-*')
-  [[ ! $found ]] || die "these are neither archives, sources, configuration nor licences: $found"
+  found=$(find "$prefix" -type f ! -name '*.a' ! -name '*.cppm' ! -name '*.cmake' ! -name 'LICENSE-*' ! -path "$prefix/bin/fmmap")
+  [[ ! $found ]] || die "these are neither archives, sources, configuration, licences nor the tool: $found"
+  found=$(grep -rliE --include '*.cmake' 'cli11|nlohmann' "$prefix" || true)
+  [[ ! $found ]] || die "these ask for what only the tool needs: $found"
   found=$(find "$prefix" -name '*seamed*' -o -name 'invoke_table.cppm' -o -name state.cppm)
   [[ ! $found ]] || die "these are for fmmap alone: $found"
   found=$(grep -rlF --include '*.cmake' -e "$source" -e "$build" -e "$work" "$prefix" || true)
@@ -153,6 +155,13 @@ a_missing_package_is_missed_by_its_module_alone() {
   fi
   said=$(tr -s ' \n' ' ' <<<"$said")
   [[ $said == *'mimalloc::mimalloc (not found: apt-get install libmimalloc-dev)'* ]] || die "$said"
+}
+
+the_tool_runs_where_it_is_installed() {
+  [[ -e $prefix/bin/fmmap ]] || skip "fmmap was built without its tool (Debian: apt-get install libcli11-dev nlohmann-json3-dev)"
+  [[ $("$prefix/bin/fmmap" --version) == "fmmap "* ]] || die "it does not say its version"
+  [[ $("$prefix/bin/fmmap" map --json "$consumer/main.cpp") == *'"file_bytes": '"$(stat -c %s "$consumer/main.cpp")"* ]] ||
+    die "it does not know the size of a file"
 }
 
 # --- Consumers --------------------------------------------------------------------------------------------------------

@@ -116,6 +116,16 @@ std::vector<scenario> const scenarios{
          },
      .tolerated = opening_a_heap,
      .errors = {fmmap::errc::in_use}},
+    {.name = "a heap that is looked at",
+     .calls = {"inspect_heap"},
+     .prepare = with_a_heap,
+     .body =
+         [](trial& t) {
+           auto const found = or_throw(fmmap::inspect_heap(t / "heap"));
+           t.expect(found.problems.empty() && found.objects.size() == 1, "it is not seen as it is");
+         },
+     .tolerated = opening_a_heap,
+     .errors = {fmmap::errc::in_use}},
     {.name = "a heap for reading",
      .calls = {"persistent_heap::open_read_only", "persistent_heap::find"},
      .prepare = with_a_heap,
