@@ -34,9 +34,9 @@ namespace {
 auto back_references(std::string_view name) -> std::size_t {
   constexpr std::string_view digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   std::size_t count = 0;
-  for (auto at = name.find_first_of("ST"); at != name.npos; at = name.find_first_of("ST", at + 1)) {
+  for (auto at = name.find_first_of("ST"); at != std::string_view::npos; at = name.find_first_of("ST", at + 1)) {
     auto const end = name.find_first_not_of(digits, at + 1);
-    if (end != name.npos && name[end] == '_') {
+    if (end != std::string_view::npos && name[end] == '_') {
       ++count;
       at = end;
     }
@@ -64,7 +64,7 @@ auto overlap(std::vector<extent>& all) -> bool {
 auto demangle(std::string_view name) -> std::string {
   constexpr std::size_t most_references = 16;
   constexpr std::size_t longest = 512;
-  std::string const terminated{name};
+  std::string terminated{name};
   if (name.size() > longest || back_references(name) > most_references) {
     return terminated;
   }
