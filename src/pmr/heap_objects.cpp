@@ -29,14 +29,14 @@ namespace fmmap {
 
 namespace {
 
-// How often a name of the ABI stands for an earlier part of itself, or for a parameter: S0_, T_. Names of members may be counted
-// too.
+// How often a name of the ABI stands for an earlier part of itself, or for a parameter: S0_, T_. What only looks so, in the name
+// of a class, counts too.
 auto back_references(std::string_view name) -> std::size_t {
   constexpr std::string_view digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
   std::size_t count = 0;
-  for (auto at = name.find_first_of("ST"); at != name.npos; at = name.find_first_of("ST", at + 1)) {
+  for (auto at = name.find_first_of("ST"); at != std::string_view::npos; at = name.find_first_of("ST", at + 1)) {
     auto const end = name.find_first_not_of(digits, at + 1);
-    if (end != name.npos && name[end] == '_') {
+    if (end != std::string_view::npos && name[end] == '_') {
       ++count;
       at = end;
     }
@@ -59,12 +59,12 @@ auto overlap(std::vector<extent>& all) -> bool {
 
 } // namespace
 
-// In two hundred characters that refer back to themselves there may be as many bytes as a machine has: such a name is left
-// as it is.
+// A name that refers back to its own parts doubles with every eleven characters, and a file can have any: such a one is left as
+// it is.
 auto demangle(std::string_view name) -> std::string {
   constexpr std::size_t most_references = 16;
   constexpr std::size_t longest = 512;
-  std::string const terminated{name};
+  std::string terminated{name};
   if (name.size() > longest || back_references(name) > most_references) {
     return terminated;
   }

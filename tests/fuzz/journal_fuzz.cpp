@@ -41,7 +41,8 @@ constexpr auto content_begin = journal::ring_begin + (ring_pages * page_bytes);
 constexpr auto file_end = content_begin + (content_pages * page_bytes);
 constexpr auto spill_at = file_end + page_bytes;
 constexpr std::uint64_t salt = 5;
-constexpr rlim_t longest_file = rlim_t{1} << 20U; // whatever a header says
+constexpr rlim_t longest_file = rlim_t{64} << 20U;               // whatever a header says
+constexpr std::uint64_t compared_bytes = std::uint64_t{1} << 20; // of the file at the most
 
 // --- The file ---------------------------------------------------------------------------------------------------------
 
@@ -62,7 +63,7 @@ void write_file(bytes const& all) {
 }
 
 auto read_file(std::uint64_t from, std::uint64_t to) -> bytes {
-  bytes all(static_cast<std::size_t>(std::min<std::uint64_t>(to, longest_file) - from));
+  bytes all(static_cast<std::size_t>(std::max(from, std::min(to, compared_bytes)) - from));
   require(::pread(memory_file(), all.data(), all.size(), static_cast<off_t>(from)) >= 0);
   return all;
 }

@@ -7,7 +7,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <expected>
 #include <memory>
@@ -17,53 +16,29 @@
 #include <utility>
 #include <vector>
 
+#include "script.hpp"
+
 import fmmap.core;
 
 namespace {
 
 constexpr std::size_t largest_file = std::size_t{1} << 20;
 
-// Reads the script; past its end everything is zero.
-class script {
-public:
-  explicit script(std::span<std::uint8_t const> bytes) : rest_{bytes} {}
-
-  [[nodiscard]] auto done() const -> bool { return rest_.empty(); }
-
-  auto byte() -> std::uint8_t {
-    if (rest_.empty()) {
-      return 0;
-    }
-    auto const first = rest_.front();
-    rest_ = rest_.subspan(1);
-    return first;
-  }
-
-  // Near the edges of pages, of the file and of the type more often than anywhere else.
-  auto number(std::uint64_t size) -> std::uint64_t {
-    auto const kind = byte();
-    auto const low = static_cast<std::uint64_t>(byte()) | static_cast<std::uint64_t>(byte()) << 8U;
-    switch (kind % 5) {
-    case 0:
-      return low;
-    case 1:
-      return low * 16;
-    case 2:
-      return size - low % 8;
-    case 3:
-      return size + low % 8;
-    default:
-      return UINT64_MAX - low;
-    }
-  }
-
-private:
-  std::span<std::uint8_t const> rest_;
-};
-
-void require(bool good) {
-  if (!good) {
-    std::abort();
+// Near the edges of pages, of the file and of the type more often than anywhere else.
+auto number(script& input, std::uint64_t size) -> std::uint64_t {
+  auto const kind = input.byte();
+  std::uint64_t const low = input.number<std::uint16_t>();
+  switch (kind % 5) {
+  case 0:
+    return low;
+  case 1:
+    return low * 16;
+  case 2:
+    return size - low % 8;
+  case 3:
+    return size + low % 8;
+  default:
+    return UINT64_MAX - low;
   }
 }
 
@@ -77,8 +52,8 @@ public:
 
   void step() {
     auto const what = script_.byte();
-    fmmap::byte_range const range{.offset = script_.number(model_.size()),
-                                  .length = static_cast<std::size_t>(script_.number(model_.size()))};
+    fmmap::byte_range const range{.offset = number(script_, model_.size()),
+                                  .length = static_cast<std::size_t>(number(script_, model_.size()))};
     auto const inside =
         range.length == fmmap::to_end ? range.offset <= model_.size() : fits(range.offset, range.length, model_.size());
     switch (what % 9) {

@@ -94,7 +94,7 @@ auto outcome_of(heap_image const& file) -> outcome {
   return read | opened;
 }
 
-// The heap has this many commits in its journal, all of them or none.
+// How many commits of its journal a heap has, each of them whole.
 auto commits_of(heap_image const& file) -> std::uint64_t {
   auto const heap = or_throw(persistent_heap::open(file.path()));
   auto const number = *or_throw(heap.find<std::uint64_t>("number"));
@@ -147,7 +147,7 @@ struct field {
   outcome with_checksum;
 };
 
-// The field of each name, what becomes of a file where it is another number in both slots, and that with a right checksum.
+// What becomes of a file where a field is another number in both slots, with a right checksum.
 auto fields() -> std::vector<field> {
   using enum outcome;
   std::vector<field> all{{"magic", 0, not_a_heap},
@@ -461,7 +461,7 @@ BOOST_AUTO_TEST_CASE(is_damage_whatever_the_books_say_of_pages) {
   });
 }
 
-// 214 characters that stand for 6.8 MB; 60 more, and there would be no machine for it.
+// Eleven characters double it: 214 stand for 6.8 MB, and those here for more than a machine has.
 BOOST_AUTO_TEST_CASE(does_not_make_a_name_of_a_type_as_long_as_it_says) {
   std::string bomb = "1xI1a1pIS0_S0_E";
   constexpr std::string_view digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";

@@ -404,7 +404,7 @@ BOOST_AUTO_TEST_CASE(does_not_spell_a_type_out_that_refers_back_again_and_again)
   BOOST_TEST(found.objects.at(0).type == type);
 }
 
-BOOST_AUTO_TEST_CASE(finds_entries_of_the_table_of_objects_that_overlap) {
+BOOST_AUTO_TEST_CASE(finds_objects_that_are_together_more_than_there_is) {
   scratch const folder;
   auto const path = folder / "heap";
   make_applied(path, [](persistent_heap& heap) {
@@ -419,7 +419,7 @@ BOOST_AUTO_TEST_CASE(finds_entries_of_the_table_of_objects_that_overlap) {
   BOOST_REQUIRE((at_large != std::string::npos && at_other != std::string::npos));
   write_at(path, at_other - 8, std::string_view{text}.substr(at_large - 8, 16)); // where it lies, and its size
   auto const found = or_throw(inspect_heap(path));
-  BOOST_TEST(has_problem(found, "the table of objects has entries that overlap"));
+  BOOST_TEST(has_problem(found, "the table of objects has more in it than there is"));
   BOOST_TEST((persistent_heap::open_read_only(path).error() == errc::damaged));
 }
 
