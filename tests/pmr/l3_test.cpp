@@ -155,6 +155,9 @@ auto rounds_of_a_heap(std::uint64_t rounds, commit_durability promised = commit_
                     says.acknowledged(made + round);
                   }
                 }
+                if (heap.stats().checkpoints < 3) {
+                  throw std::runtime_error{"the journal has not been full"};
+                }
               },
           .state = [](std::filesystem::path const& folder,
                       l3::progress const& reached) { return within(state_of(folder / "heap"), reached); }};
