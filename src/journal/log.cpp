@@ -185,12 +185,12 @@ auto log::open(journaled_file file, std::function<result<void>(log const& found)
   return opened;
 }
 
-auto log::examine(journaled_file file, std::uint64_t longest) -> result<log> {
+auto log::examine(journaled_file file, std::uint64_t most) -> result<log> {
   log examined{std::move(file), {}};
   if (auto done = examined.read_slots(); !done) {
     return std::unexpected(std::move(done).error());
   }
-  examined.longest_ = longest;
+  examined.may_read_ = most;
   if (auto done = examined.find_records(); !done) {
     return std::unexpected(std::move(done).error());
   }
@@ -295,8 +295,8 @@ auto log::read_ring(ring_part& part, std::uint64_t at, std::uint64_t length) -> 
   if (at < part.begin || at + wanted > end) {
     auto const goes_on = at >= part.begin && end > 0;
     auto const more = std::min(std::max(wanted, goes_on ? next_read : first_read), ring_bytes() - at);
-    if (more > std::max(longest_, next_read)) {
-      return fail(ENOMEM, "read a record of", byte_range{.offset = ring_begin + at, .length = more});
+    if (auto done = more <= next_read ? result<void>{} : check_length(ring_begin + at, more); !done) {
+      return std::unexpected(std::move(done).error());
     }
     part = {.begin = at, .pages = std::vector<page>(more / page_bytes)};
     if (auto done = read(ring_begin + at, bytes_of(part.pages)); !done) {
@@ -304,6 +304,13 @@ auto log::read_ring(ring_part& part, std::uint64_t at, std::uint64_t length) -> 
     }
   }
   return bytes_of(part.pages).subspan(at - part.begin);
+}
+
+auto log::check_length(std::uint64_t at, std::uint64_t length) -> result<void> {
+  if (length > may_read_) {
+    return fail(EMSGSIZE, "read a record of", byte_range{.offset = at, .length = length});
+  }
+  return {};
 }
 
 // Adds the next record where it begins there.
@@ -316,6 +323,10 @@ auto log::find_record(ring_part& part, std::uint64_t at) -> result<bool> {
     return std::unexpected(bytes.error());
   }
   if (auto const found = record_view::find(*bytes, slot_.about, sequence_); found) {
+    if (auto done = check_length(ring_begin + at, found->bytes().size()); !done) {
+      return std::unexpected(std::move(done).error());
+    }
+    may_read_ -= found->bytes().size();
     add({.what = transaction{*found}, .at = at, .reached = level::process, .reference = {}});
     return true;
   }
@@ -332,8 +343,8 @@ auto log::find_spilled(reference const& to, std::uint64_t at) -> result<bool> {
   if (to.offset != spill_at() || !os::fits(to.offset, to.length, status->size)) {
     return false;
   }
-  if (to.length > longest_) {
-    return fail(ENOMEM, "read a record of", byte_range{.offset = to.offset, .length = to.length});
+  if (auto done = check_length(to.offset, to.length); !done) {
+    return std::unexpected(std::move(done).error());
   }
   std::vector<page> pages(whole_pages(to.length) / page_bytes);
   if (auto done = read(to.offset, bytes_of(pages)); !done) {
@@ -343,6 +354,7 @@ auto log::find_spilled(reference const& to, std::uint64_t at) -> result<bool> {
   if (!found || found->about().length != to.length || found->about().checksum != to.checksum) {
     return false;
   }
+  may_read_ -= to.length;
   add({.what = transaction{std::move(pages), to.length},
        .at = at,
        .reached = level::process,

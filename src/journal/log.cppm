@@ -74,11 +74,11 @@ public:
       -> result<log>;
 
   // For readers: finds what was committed and is not in place, and writes nothing, so descriptors for reading will do. Only
-  // const members may be called then. No record is read that says it is longer than `longest`.
+  // const members may be called then. `most` is how many bytes of records may be read into memory.
   //
-  // Errors: as those of `open`; `std::errc::not_enough_memory` where there is such a record.
-  [[nodiscard]] static auto examine(journaled_file file,
-                                    std::uint64_t longest = std::numeric_limits<std::uint64_t>::max()) -> result<log>;
+  // Errors: as those of `open`; `std::errc::message_size` where there is more, or a record says that it is longer.
+  [[nodiscard]] static auto examine(journaled_file file, std::uint64_t most = std::numeric_limits<std::uint64_t>::max())
+      -> result<log>;
 
   [[nodiscard]] inline auto ring_bytes() const noexcept -> std::uint64_t { return slot_.about.ring_bytes; }
   [[nodiscard]] inline auto content_begin() const noexcept -> std::uint64_t { return ring_begin + ring_bytes(); }
@@ -200,6 +200,7 @@ private:
       -> result<std::span<std::byte const>>;
   [[nodiscard]] auto find_record(ring_part& part, std::uint64_t at) -> result<bool>;
   [[nodiscard]] auto find_spilled(reference const& to, std::uint64_t at) -> result<bool>;
+  [[nodiscard]] auto check_length(std::uint64_t at, std::uint64_t length) -> result<void>;
 
   void add(record one);
   [[nodiscard]] auto find_room(std::uint64_t length) const noexcept -> std::optional<std::uint64_t>;
@@ -232,8 +233,8 @@ private:
   std::uint64_t head_ = 0;     // where the next record goes
   std::uint64_t sequence_ = 0; // of it
   std::uint64_t file_bytes_ = 0;
-  std::uint64_t longest_ = std::numeric_limits<std::uint64_t>::max(); // record that is read
-  std::deque<record> records_;                                        // that are not in place yet
+  std::uint64_t may_read_ = std::numeric_limits<std::uint64_t>::max(); // of records, in bytes
+  std::deque<record> records_;                                         // that are not in place yet
   std::unique_ptr<unapplied> unapplied_ = std::make_unique<unapplied>();
   std::optional<error> failed_;
   log_stats stats_{};

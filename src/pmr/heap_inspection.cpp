@@ -189,13 +189,13 @@ private:
     return {};
   }
 
-  // Finds the records, unless one is longer than makes sense to read.
+  // Finds the records, unless they are more than makes sense to read.
   [[nodiscard]] auto read_journal() -> result<void> {
-    auto const longest = os::physical_memory() / 4;
+    auto const most = os::physical_memory() / 4;
     auto log = journal::log::examine(
-        {.cached = file_.native_handle(), .direct = file_.native_handle(), .path = std::string{file_.path()}}, longest);
-    if (!log && log.error() == std::errc::not_enough_memory) {
-      problem("the journal has a record of more than " + std::to_string(longest) + " bytes, which was not read");
+        {.cached = file_.native_handle(), .direct = file_.native_handle(), .path = std::string{file_.path()}}, most);
+    if (!log && log.error() == std::errc::message_size) {
+      problem("the journal has records of more than " + std::to_string(most) + " bytes, which were not read");
       return {};
     }
     if (!log) {

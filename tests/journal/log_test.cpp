@@ -25,6 +25,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "support/damage.hpp"
 #include "support/outcome.hpp"
 #include "support/scratch.hpp"
 #include "support/sealing.hpp"
@@ -622,6 +623,44 @@ BOOST_AUTO_TEST_CASE(finds_a_transaction_that_lies_behind_the_content) {
   BOOST_TEST(content_of(s / "data") == text(1));
   BOOST_TEST(std::filesystem::file_size(s / "data") ==
              journal::ring_begin + ((2 + content_pages) * journal::page_bytes));
+}
+
+auto examine(std::filesystem::path const& path, std::uint64_t most) -> fmmap::result<journal::log> {
+  auto const file = os::open(os::working_directory, path.c_str(), {}, 0).value();
+  auto found = journal::log::examine({.cached = file, .direct = file, .path = path.string()}, most);
+  (void)os::close(file);
+  return found;
+}
+
+BOOST_AUTO_TEST_CASE(reads_no_more_of_records_than_it_may) {
+  scratch const s;
+  (void)with_one_spilled(s);
+  BOOST_TEST((examine(s / "data", journal::page_bytes).error() == std::errc::message_size));
+  BOOST_TEST(examine(s / "data", 16 * journal::page_bytes).has_value());
+
+  auto const two = create(s / "two", 64);
+  {
+    journaled file{two};
+    or_throw(file.commit(with_first(blank(), 'a'), level::power));
+    or_throw(file.commit(with_first(blank(), 'b'), level::power));
+  }
+  constexpr std::uint64_t one_line =
+      sizeof(journal::record_header) + sizeof(journal::change_header) + journal::line_bytes;
+  BOOST_TEST((examine(two, (2 * one_line) - 1).error() == std::errc::message_size));
+  BOOST_TEST(examine(two, 2 * one_line).has_value());
+
+  auto const path = create(s / "other", 1024);
+  auto const current = examine(path, 0).value().current().about;
+  constexpr std::uint64_t much = std::uint64_t{2} << 20;
+  journal::record_header const header{.magic = journal::record_magic,
+                                      .checksum = 0,
+                                      .salt = current.salt,
+                                      .sequence = current.sequence,
+                                      .length = much,
+                                      .file_bytes = current.file_bytes};
+  write_at(path, journal::ring_begin, {reinterpret_cast<char const*>(&header), sizeof header});
+  BOOST_TEST((examine(path, much - 1).error() == std::errc::message_size));
+  BOOST_TEST(examine(path, much).has_value()); // and it is none
 }
 
 BOOST_AUTO_TEST_CASE(takes_a_transaction_that_is_damaged_behind_the_content_for_none) {
