@@ -29,6 +29,8 @@ struct header_slot {
   std::uint64_t tail = 0;
   /// A number that the records since then have to repeat.
   std::uint64_t salt = 0;
+  /// Whether who wrote last has closed the heap, and had met no error: else opening takes nothing that memory has for granted.
+  bool is_closed = false;
 };
 
 /// A commit that is in the journal and not in place yet.

@@ -184,7 +184,8 @@ private:
                          .generation = one.about.generation,
                          .sequence = one.about.sequence,
                          .tail = one.about.tail,
-                         .salt = one.about.salt};
+                         .salt = one.about.salt,
+                         .is_closed = one.about.closed != 0};
     });
     return {};
   }

@@ -90,7 +90,7 @@ auto slot_text(header_slot const& slot) -> std::string {
     return "not valid: " + slot.flaw;
   }
   return "generation " + std::to_string(slot.generation) + ", from commit " + std::to_string(slot.sequence) + " at " +
-         std::to_string(slot.tail) + ", salt " + hex_text(slot.salt);
+         std::to_string(slot.tail) + ", salt " + hex_text(slot.salt) + (slot.is_closed ? ", closed" : "");
 }
 
 // How long the file is by the last commit, and whether it is.
@@ -204,6 +204,7 @@ auto json_of(header_slot const& slot) -> json {
     all["sequence"] = slot.sequence;
     all["tail"] = slot.tail;
     all["salt"] = hex_text(slot.salt);
+    all["closed"] = slot.is_closed;
   }
   return all;
 }

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
+#include <source_location>
 #include <span>
 
 // An input as numbers, one after the other; past its end everything is zero.
@@ -35,8 +37,9 @@ private:
   std::span<std::uint8_t const> rest_;
 };
 
-inline void require(bool good) {
+inline void require(bool good, std::source_location where = std::source_location::current()) {
   if (!good) {
+    std::cerr << where.file_name() << ':' << where.line() << ": what has to hold does not\n";
     std::abort();
   }
 }

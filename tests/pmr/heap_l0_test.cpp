@@ -80,7 +80,8 @@ std::vector<scenario> const scenarios{
            auto heap = or_throw(fmmap::persistent_heap::create(t / "heap", small_heap));
            t.has("heap");
            or_throw(heap.close());
-           (void)or_throw(fmmap::persistent_heap::open(t / "heap"));
+           auto again = or_throw(fmmap::persistent_heap::open(t / "heap"));
+           or_throw(again.close());
          },
      .tolerated = creating_a_heap,
      .errors = {fmmap::errc::in_use}},
@@ -110,6 +111,7 @@ std::vector<scenario> const scenarios{
            t.expect(or_throw(heap.check()).problems.empty(), "it is not sound");
            or_throw(heap.snapshot(t / "copy"));
            t.has("copy");
+           or_throw(heap.close());
          },
      .tolerated = creating_a_heap,
      .errors = {fmmap::errc::in_use}},

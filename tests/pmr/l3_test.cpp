@@ -41,9 +41,11 @@ namespace seam = fmmap::os::seam;
 namespace {
 
 // At an address that every program has free, so that it does not matter which process opens it.
-auto options() -> fmmap::heap_options {
+auto options(std::uint64_t number = 0) -> fmmap::heap_options {
+  constexpr std::uintptr_t first = 0x7a10'0000'0000;
+  constexpr std::uintptr_t distance = std::uintptr_t{64} << 20;
   return {.reserve = std::size_t{16} << 20,
-          .base = reinterpret_cast<std::byte*>(std::uintptr_t{0x7a10'0000'0000}),
+          .base = reinterpret_cast<std::byte*>(first + (number * distance)),
           .journal_size = std::size_t{64} << 10};
 }
 
@@ -173,9 +175,10 @@ auto making_heaps(std::uint64_t count, bool syncs_folders = true) -> l3::workloa
                   seam::skip(os::call::fsync);
                 }
                 says.acknowledged(0);
+                std::vector<persistent_heap> open; // closing one writes to it, and some file systems name it then
                 for (std::uint64_t i = 1; i <= count; ++i) {
                   says.started(i);
-                  or_throw(or_throw(persistent_heap::create(folder / std::to_string(i), options())).close());
+                  open.push_back(or_throw(persistent_heap::create(folder / std::to_string(i), options(i))));
                   says.acknowledged(i);
                 }
               },
