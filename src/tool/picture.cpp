@@ -104,7 +104,7 @@ private:
   void draw_row_labels() {
     auto const step = std::max<std::size_t>(static_cast<std::size_t>(line_height / side_) + 1, 1);
     for (std::size_t row = 0; row < rows_; row += side_ >= line_height ? 1 : step) {
-      auto const y = grid_top_ + (static_cast<double>(row) * side_) + std::min(side_ / 2 + 5, 12.0);
+      auto const y = grid_top_ + (static_cast<double>(row) * side_) + std::min((side_ / 2) + 5, 12.0);
       write(margin + labels - 8, y, bytes_text(row * columns_ * shown_.cell_bytes),
             R"( text-anchor="end" font-size="11" fill="#555")");
     }
@@ -151,7 +151,8 @@ private:
     constexpr double gap = 1;
     auto const inner = side_ - gap;
     auto const x = margin + labels + (static_cast<double>(cell % columns_) * side_);
-    auto const bottom = grid_top_ + (static_cast<double>(cell / columns_) * side_) + inner;
+    auto const row = cell / columns_;
+    auto const bottom = grid_top_ + (static_cast<double>(row) * side_) + inner;
     path << 'M' << x << ' ' << bottom - ((below + share) * inner) << 'h' << inner << 'v' << share * inner << 'h'
          << -inner << 'z';
   }
