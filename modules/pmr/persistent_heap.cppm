@@ -135,9 +135,10 @@ struct heap_options {
   std::size_t journal_size = std::size_t{8} << 20;
   /// Of a file that is created.
   unsigned permissions = 0600;
-  /// Bytes of memory of the process's own that the heap may keep for pages that are as the file is. A commit that finds more
-  /// gives half of it back, in any order; who reads such a page then reads the file's.
-  std::size_t private_budget = std::size_t{1} << 30;
+  /// Bytes of memory of the process's own that the heap may keep for pages that are as the file is; 0 is a quarter of the
+  /// machine's memory. A commit that finds more
+  /// gives it back down to half, in any order; who reads such a page then reads the file's. What is in the journal only stays.
+  std::size_t private_budget = 0;
   /// Looks through what every commit changes for pointers to memory that ends with the process, which make it fail with
   /// `errc::escaped_pointer`. A debug build of fmmap always does.
   bool check_pointers = false;
@@ -227,7 +228,8 @@ public:
       -> result<persistent_heap>;
 
   /// Gives a heap that nobody has open a journal of `bytes`, as `heap_options::journal_size`. The file is replaced by a copy in one
-  /// step: a crash leaves the old one or the new one. Takes room for both meanwhile.
+  /// step: a crash leaves the old one or the new one. Takes room for the whole length of both meanwhile; `trim` makes holes of what
+  /// is free again.
   ///
   /// Errors: as `open`, and nothing is at its address for this; `errc::invalid_options`; as `replace_file`.
   [[nodiscard]] static auto resize_journal(std::filesystem::path const& path, std::size_t bytes) -> result<void>;
@@ -350,7 +352,7 @@ public:
   /// Makes the heap hold what the last commit has left. Pointers to objects that were there then stay valid.
   ///
   /// Errors: `errc::in_use` while a staged commit has neither run nor been dropped; `errc::read_only`, `errc::closed`,
-  /// `errc::forked`; what the system reports: nothing has changed. `errc::damaged` when the last commit holds what can be no
+  /// `errc::forked`; what the system reports: nothing has changed. The error of a commit that may have taken place. `errc::damaged` when the last commit holds what can be no
   /// heap, and `std::errc::not_enough_memory`: it is done in part, and every call is that error until the heap is opened anew.
   [[nodiscard]] auto rollback() -> result<void>;
 

@@ -87,6 +87,9 @@ public:
     return slot_.of_owner;
   }
 
+  // Why nothing more is done, once something has failed.
+  [[nodiscard]] inline auto failure() const noexcept -> std::optional<error> const& { return failed_; }
+
   // How long the file is by the last transaction. A transaction may be about a longer one, once there are blocks.
   [[nodiscard]] inline auto file_bytes() const noexcept -> std::uint64_t { return file_bytes_; }
 

@@ -100,6 +100,13 @@ public:
     return segment(chunk / in_segment) + (chunk % in_segment * sizeof(chunk_record));
   }
 
+  // The pages in which the books of that content begin, to where they end.
+  [[nodiscard]] constexpr auto books_of(std::uint64_t begin, std::uint64_t end) const noexcept -> byte_range {
+    auto const first = record_of(begin / alloc::chunk_bytes) / page_bytes * page_bytes;
+    auto const last = record_of((end - 1) / alloc::chunk_bytes) + sizeof(chunk_record);
+    return {.offset = first, .length = static_cast<std::size_t>(last - first)};
+  }
+
   // How long the file is with so much content.
   [[nodiscard]] constexpr auto file_bytes(std::uint64_t content) const noexcept -> std::uint64_t {
     return content == 0 ? begin_ : offset_of(content - 1) + 1;

@@ -180,7 +180,8 @@ heap_state::heap_state(std::shared_ptr<heap_store> store, heap_memory memory, he
       checks_pointers_{options.check_pointers || alloc::debug_build},
       checks_races_{options.check_races || alloc::debug_build},
       process_{os::process_id()},
-      private_budget_{options.private_budget},
+      private_budget_{options.private_budget == 0 ? static_cast<std::size_t>(os::physical_memory() / 4)
+                                                  : options.private_budget},
       objects_{memory_.content()} {}
 
 heap_state::~heap_state() {
@@ -333,7 +334,7 @@ auto heap_state::load() -> result<void> {
 auto heap_state::put_blocks_behind(std::span<dirty::page_range const> used) -> result<void> {
   for (auto const& run : used) {
     auto const begin = static_cast<std::uint64_t>(run.begin - memory_.content());
-    if (auto done = store_->allocate(begin, std::min<std::uint64_t>(begin + run.length, memory_.size())); !done) {
+    if (auto done = store_->fill_holes(begin, std::min<std::uint64_t>(begin + run.length, memory_.size())); !done) {
       return done;
     }
   }
@@ -798,6 +799,9 @@ auto heap_state::rollback() -> result<void> {
   std::scoped_lock const quiet{updating_};
   if (store_->has_staged()) {
     return fail(errc::in_use, "roll back", "a staged commit has neither run nor been dropped");
+  }
+  if (auto failed = store_->failure(); failed) { // it may have been committed what is to be dropped
+    return std::unexpected(*std::move(failed));
   }
   try {
     return return_to_last_commit();

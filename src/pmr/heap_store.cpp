@@ -238,14 +238,37 @@ auto heap_store::for_each_part(std::uint64_t from, std::uint64_t to,
 auto heap_store::allocate(std::uint64_t from, std::uint64_t to) -> result<void> {
   std::scoped_lock const lock{size_};
   return for_each_part(from, to, [&](std::uint64_t begin, std::uint64_t end) -> result<void> {
-    auto const books = os::round_down(where_.record_of(begin / alloc::chunk_bytes), alloc::page_bytes);
-    auto const books_end = where_.record_of((end - 1) / alloc::chunk_bytes) + sizeof(heap_format::chunk_record);
-    // First, for the content makes the file longer.
-    if (auto done = file_.allocate({.offset = books, .length = static_cast<std::size_t>(books_end - books)}); !done) {
+    // The books first, for the content makes the file longer.
+    if (auto done = file_.allocate(where_.books_of(begin, end)); !done) {
       return done;
     }
     return file_.allocate(where_.range_of(begin, end));
   });
+}
+
+auto heap_store::fill_holes(std::uint64_t from, std::uint64_t to) -> result<void> {
+  std::scoped_lock const lock{size_};
+  return for_each_part(from, to, [&](std::uint64_t begin, std::uint64_t end) -> result<void> {
+    if (auto done = fill_holes_of(where_.books_of(begin, end)); !done) {
+      return done;
+    }
+    return fill_holes_of(where_.range_of(begin, end));
+  });
+}
+
+auto heap_store::fill_holes_of(byte_range part) -> result<void> {
+  auto const end = part.offset + part.length;
+  for (auto at = part.offset; at < end;) {
+    auto const extent = os::retry([&] { return os::next_extent(descriptor(), at, end); });
+    auto const hole_end = extent ? std::clamp(extent->begin, at, end) : end; // where nothing is told, all may be a hole
+    if (hole_end > at) {
+      if (auto done = file_.allocate({.offset = at, .length = static_cast<std::size_t>(hole_end - at)}); !done) {
+        return done;
+      }
+    }
+    at = extent ? std::max(extent->end, at + 1) : end;
+  }
+  return {};
 }
 
 auto heap_store::provide(std::uint64_t from, std::uint64_t to) -> result<void> {
@@ -459,6 +482,11 @@ auto heap_store::resize_journal(std::filesystem::path const& at, std::size_t byt
     std::memcpy(made.data() + (journal::seal(first) * journal::page_bytes), &first, sizeof first);
     std::ranges::copy(old->bytes().subspan(where_.file_bytes(0)), made.subspan(where.file_bytes(0)).begin());
   });
+}
+
+auto heap_store::failure() const -> std::optional<error> {
+  std::scoped_lock const lock{io_};
+  return log_->failure();
 }
 
 auto heap_store::stats() const -> journal::log_stats {

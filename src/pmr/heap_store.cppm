@@ -109,6 +109,9 @@ public:
   // Puts blocks behind content and its books from `from` to `to`. Errors: as file::allocate; the file is then as before.
   [[nodiscard]] auto allocate(std::uint64_t from, std::uint64_t to) -> result<void>;
 
+  // The same where there are holes. Some file systems want blocks for all that is asked for, and not only for those.
+  [[nodiscard]] auto fill_holes(std::uint64_t from, std::uint64_t to) -> result<void>;
+
   // Puts blocks behind that content, or takes them away, for which no record may be in the journal. What has been taken away
   // has to be made durable before anything of it is committed again. Errors: as file::allocate and file::punch_hole.
   [[nodiscard]] auto provide(std::uint64_t from, std::uint64_t to) -> result<void>;
@@ -155,6 +158,9 @@ public:
   // Replaces the file by one with a journal of another length. Right after `open`, and nothing else follows.
   [[nodiscard]] auto resize_journal(std::filesystem::path const& at, std::size_t bytes) -> result<void>;
 
+  // The error of a commit of which nobody knows whether it took place, if there was one.
+  [[nodiscard]] auto failure() const -> std::optional<error>;
+
   // Copies the file, its journal emptied before. One that is only to be read keeps its journal, and the copy has it too.
   [[nodiscard]] auto snapshot(std::filesystem::path const& to, bool read_only) -> result<void>;
   [[nodiscard]] auto stats() const -> journal::log_stats;
@@ -167,6 +173,8 @@ private:
       -> result<void>;
 
   [[nodiscard]] static auto open(file backing, file_lock lock, bool read_only) -> result<std::shared_ptr<heap_store>>;
+
+  [[nodiscard]] auto fill_holes_of(byte_range part) -> result<void>;
 
   // Takes over what the header says.
   [[nodiscard]] auto check_header(journal::log const& found) -> result<void>;

@@ -263,6 +263,29 @@ BOOST_AUTO_TEST_CASE(is_the_files_after_a_trim_and_tracked_as_before) {
 
 BOOST_AUTO_TEST_SUITE_END()
 
+BOOST_AUTO_TEST_SUITE(opening)
+
+// XFS wants as many free blocks as a range is long before it looks which of them are there.
+BOOST_AUTO_TEST_CASE(asks_for_blocks_only_where_there_are_none) {
+  scratch const folder{"."};
+  auto const path = folder / "heap";
+  {
+    auto heap = or_throw(persistent_heap::create(path));
+    fill(*or_throw(heap.construct<numbers>("numbers")), 4 * mib);
+    or_throw(heap.commit());
+  }
+  auto const file = or_throw(fmmap::file::open(path));
+  if (!os::next_extent(file.native_handle(), 0, mib)) {
+    BOOST_TEST_MESSAGE("SKIP: this file system does not tell where blocks are");
+    return;
+  }
+  seam::armed const table;
+  seam::fail(os::call::fallocate, ENOSPC);
+  BOOST_TEST(persistent_heap::open(path).has_value());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
 BOOST_AUTO_TEST_SUITE(a_bulk_load)
 
 auto written_bytes() -> std::uint64_t {

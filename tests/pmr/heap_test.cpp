@@ -626,6 +626,20 @@ BOOST_AUTO_TEST_CASE(come_back_in_a_rollback_while_a_snapshot_brings_them_in_pla
   BOOST_TEST(contents(path)[1] == 2U);
 }
 
+BOOST_AUTO_TEST_CASE(are_not_rolled_back_to_when_one_may_or_may_not_have_taken_place) {
+  scratch const folder;
+  made(folder / "heap", [](persistent_heap& heap) {
+    auto& some = *or_throw(heap.construct<numbers>("numbers", numbers{1}));
+    or_throw(heap.commit());
+    some[0] = 2;
+    seam::armed const table;
+    seam::fail(os::call::pwritev2, ENOSPC, 1);
+    BOOST_TEST((heap.commit().error() == std::errc::no_space_on_device));
+    BOOST_TEST((heap.rollback().error() == std::errc::no_space_on_device));
+    BOOST_TEST(some[0] == 2U);
+  });
+}
+
 BOOST_AUTO_TEST_CASE(end_where_a_rollback_finds_that_the_last_one_is_damaged) {
   scratch const folder;
   made(folder / "heap", [](persistent_heap& heap) {
