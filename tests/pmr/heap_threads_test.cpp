@@ -19,6 +19,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "support/process.hpp"
 #include "support/scratch.hpp"
 
 import fmmap.core;
@@ -119,7 +120,8 @@ BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(a_commit_that_looks_for_races)
 
-BOOST_AUTO_TEST_CASE(names_what_is_changed_without_an_update_scope) {
+// Which the thread sanitizer calls by its name.
+BOOST_AUTO_TEST_CASE(names_what_is_changed_without_an_update_scope, *boost::unit_test::enable_if<!thread_sanitized>()) {
   scratch const folder;
   auto heap = or_throw(persistent_heap::create(folder / "heap", {.check_races = true}));
   auto& some = *or_throw(heap.construct<numbers>("numbers", 4096U));
