@@ -532,10 +532,12 @@ void allocator::free_run(page_run run) noexcept {
   books_.give_back(run, bare);
 }
 
-auto allocator::check_trimmable() const -> result<void> {
+auto allocator::begin_trim() -> result<void> {
   if (refusal_) { // the pages are not these books' any more
     return std::unexpected(error::make(*refusal_, "trim", options_.path));
   }
+  flush_magazines();
+  release_empty_slabs();
   return {};
 }
 
@@ -556,11 +558,9 @@ constexpr std::size_t longest_withdrawn = 16384; // pages: a hole costs some fil
 } // namespace
 
 auto allocator::trim() -> result<std::size_t> {
-  if (auto sound = check_trimmable(); !sound) {
-    return std::unexpected(std::move(sound).error());
+  if (auto begun = begin_trim(); !begun) {
+    return std::unexpected(std::move(begun).error());
   }
-  flush_magazines();
-  release_empty_slabs();
   std::size_t withdrawn = 0;
   std::unique_lock lock{pages_mutex_};
   for (auto run = books_.next_run(0, true); run.count > 0; run = books_.next_run(run.first + run.count, true)) {
@@ -574,11 +574,9 @@ auto allocator::trim() -> result<std::size_t> {
 }
 
 auto allocator::trim_chunks(std::function<bool(std::size_t chunk)> const& may_go) -> result<std::size_t> {
-  if (auto sound = check_trimmable(); !sound) {
-    return std::unexpected(std::move(sound).error());
+  if (auto begun = begin_trim(); !begun) {
+    return std::unexpected(std::move(begun).error());
   }
-  flush_magazines();
-  release_empty_slabs();
   constexpr auto longest = longest_withdrawn / chunk_pages;
   std::size_t withdrawn = 0;
   std::unique_lock lock{pages_mutex_};

@@ -195,7 +195,7 @@ private:
   void give_back(unsigned size_class, std::span<std::size_t const> blocks) noexcept; // its lock is held
   void release_slab(page_run slab, unsigned size_class) noexcept;                    // likewise
   void release_empty_slabs() noexcept;
-  [[nodiscard]] auto check_trimmable() const -> result<void>;
+  [[nodiscard]] auto begin_trim() -> result<void>;
   [[nodiscard]] auto withdraw_free(page_run run, std::unique_lock<mutex>& lock) -> result<void>;
   void hand_back(magazines& from) noexcept;
 

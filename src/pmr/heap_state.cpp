@@ -15,7 +15,6 @@ module;
 #include <memory_resource>
 #include <mutex>
 #include <new>
-#include <numeric>
 #include <optional>
 #include <shared_mutex>
 #include <span>

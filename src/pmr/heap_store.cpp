@@ -332,21 +332,25 @@ auto heap_store::run(staged_commit& one) -> result<void> {
     one.is_awaited = true;
   }
   std::scoped_lock const lock{io_};
-  if (auto const count = begin_running(one); count > 0) {
-    run_together(count);
+  while (true) {
+    {
+      std::scoped_lock const queue{queue_};
+      if (one.outcome) {
+        return *one.outcome;
+      }
+    }
+    run_together(begin_running(one));
   }
-  std::scoped_lock const queue{queue_};
-  return *one.outcome;
 }
 
 // How many are to be run for this one: those before it, and those behind it that somebody waits for, too.
 auto heap_store::begin_running(staged_commit const& one) -> std::size_t {
   std::scoped_lock const queue{queue_};
-  if (one.outcome) {
+  auto const place = std::ranges::find(staged_, &one, &std::shared_ptr<staged_commit>::get);
+  if (place == staged_.end()) { // it has come to nothing meanwhile
     return 0;
   }
-  auto end = std::next(std::ranges::find(staged_, &one, &std::shared_ptr<staged_commit>::get));
-  end = std::find_if_not(end, staged_.end(), [](auto const& each) { return each->is_awaited; });
+  auto const end = std::find_if_not(std::next(place), staged_.end(), [](auto const& each) { return each->is_awaited; });
   std::for_each(staged_.begin(), end, [](auto const& each) { each->is_running = true; });
   return static_cast<std::size_t>(end - staged_.begin());
 }
