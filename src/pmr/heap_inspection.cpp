@@ -150,13 +150,19 @@ public:
               found_.slots[1].flaw);
       return std::move(found_);
     }
-    if (auto done = read_journal(); !done) {
-      return std::unexpected(std::move(done).error());
+    // More records than makes sense to read are not read.
+    auto const most = os::physical_memory() / 4;
+    auto const log = journal::log::examine(
+        {.cached = file_.native_handle(), .direct = file_.native_handle(), .path = std::string{file_.path()}}, most);
+    if (!log && log.error() == std::errc::message_size) {
+      problem("the journal has records of more than " + std::to_string(most) + " bytes, which were not read");
+      return std::move(found_);
     }
-    if (log_ && describe()) {
-      if (auto done = read_content(); !done) {
-        return std::unexpected(std::move(done).error());
-      }
+    if (!log) {
+      return std::unexpected(log.error());
+    }
+    if (auto done = read(*log); !done) {
+      return std::unexpected(std::move(done).error());
     }
     return std::move(found_);
   }
@@ -190,31 +196,25 @@ private:
     return {};
   }
 
-  // Finds the records, unless they are more than makes sense to read.
-  [[nodiscard]] auto read_journal() -> result<void> {
-    auto const most = os::physical_memory() / 4;
-    auto log = journal::log::examine(
-        {.cached = file_.native_handle(), .direct = file_.native_handle(), .path = std::string{file_.path()}}, most);
-    if (!log && log.error() == std::errc::message_size) {
-      problem("the journal has records of more than " + std::to_string(most) + " bytes, which were not read");
-      return {};
+  [[nodiscard]] auto read(journal::log const& log) -> result<void> {
+    if (auto done = describe_journal(log); !done) {
+      return done;
     }
-    if (!log) {
-      return std::unexpected(std::move(log).error());
-    }
-    log_.emplace(std::move(*log));
+    return describe_heap(log) ? read_content(log) : result<void>{};
+  }
+
+  [[nodiscard]] auto describe_journal(journal::log const& log) -> result<void> {
     auto& journal = found_.journal.emplace();
-    journal.slot =
-        log_->current().about.generation == found_.slots[0].generation && found_.slots[0].flaw.empty() ? 0 : 1;
+    journal.slot = log.current().about.generation == found_.slots[0].generation && found_.slots[0].flaw.empty() ? 0 : 1;
     journal.offset = journal::ring_begin;
-    journal.bytes = log_->ring_bytes();
-    journal.spill_offset = log_->spill_at();
-    journal.committed_bytes = log_->file_bytes();
-    journal.next_sequence = log_->sequence();
-    log_->for_each_record([&](journal::record_view const& record, std::uint64_t at, bool is_spilled) {
+    journal.bytes = log.ring_bytes();
+    journal.spill_offset = log.spill_at();
+    journal.committed_bytes = log.file_bytes();
+    journal.next_sequence = log.sequence();
+    log.for_each_record([&](journal::record_view const& record, std::uint64_t at, bool is_spilled) {
       journal.records.push_back(describe(record, at, is_spilled));
     });
-    auto const end = look_behind_records();
+    auto const end = look_behind_records(log);
     journal.after_records = end.value_or(journal_end::nothing);
     return end ? result<void>{} : std::unexpected(end.error());
   }
@@ -233,16 +233,16 @@ private:
   }
 
   // Where the next record would begin; or, where it does not fit there, at the beginning of the ring.
-  [[nodiscard]] auto look_behind_records() const -> result<journal_end> {
-    auto const at_head = look_at(log_->head());
-    if (!at_head || *at_head == journal_end::incomplete_record || log_->head() == 0) {
+  [[nodiscard]] auto look_behind_records(journal::log const& log) const -> result<journal_end> {
+    auto const at_head = look_at(log, log.head());
+    if (!at_head || *at_head == journal_end::incomplete_record || log.head() == 0) {
       return at_head;
     }
-    auto const at_beginning = look_at(0);
+    auto const at_beginning = look_at(log, 0);
     return !at_beginning || *at_beginning == journal_end::incomplete_record ? at_beginning : at_head;
   }
 
-  [[nodiscard]] auto look_at(std::uint64_t at) const -> result<journal_end> {
+  [[nodiscard]] auto look_at(journal::log const& log, std::uint64_t at) const -> result<journal_end> {
     std::array<std::byte, sizeof(journal::record_header)> bytes{};
     if (auto const got = file_.read_at(journal::ring_begin + at, bytes); !got) {
       return std::unexpected(got.error());
@@ -251,14 +251,14 @@ private:
     if (about.magic != journal::record_magic && about.magic != journal::reference_magic) {
       return journal_end::nothing;
     }
-    auto const is_next = about.salt == log_->current().about.salt && about.sequence == log_->sequence();
+    auto const is_next = about.salt == log.current().about.salt && about.sequence == log.sequence();
     return is_next ? journal_end::incomplete_record : journal_end::older_record;
   }
 
   // Tells what the owner's part of the header says. Returns whether the content can be what this program knows.
-  [[nodiscard]] auto describe() -> bool {
+  [[nodiscard]] auto describe_heap(journal::log const& log) -> bool {
     heap_format::heap_header header{};
-    std::memcpy(&header, log_->of_owner().data(), sizeof header);
+    std::memcpy(&header, log.of_owner().data(), sizeof header);
     if (header.magic != heap_format::magic) {
       problem("it has a journal, and something else than a heap behind it");
       return false;
@@ -275,8 +275,9 @@ private:
       return false;
     }
     compare_traits(header, heap);
-    where_ = heap_format::layout{log_->content_begin()};
-    check_geometry(header);
+    base_ = heap.base;
+    where_ = heap_format::layout{log.content_begin()};
+    check_geometry(log, header);
     return true;
   }
 
@@ -292,27 +293,27 @@ private:
     });
   }
 
-  void check_geometry(heap_format::heap_header const& header) {
+  void check_geometry(journal::log const& log, heap_format::heap_header const& header) {
     if (!heap_format::has_possible_addresses(header)) {
       problem("its addresses can be none");
     }
-    if (!heap_format::is_possible_end(header, where_, log_->file_bytes())) {
+    if (!heap_format::is_possible_end(header, where_, log.file_bytes())) {
       problem("its length can be none");
     }
-    if (found_.file_bytes < log_->file_bytes()) {
+    if (found_.file_bytes < log.file_bytes()) {
       problem("it has been cut off at " + std::to_string(found_.file_bytes) + " of " +
-              std::to_string(log_->file_bytes()) + " bytes");
+              std::to_string(log.file_bytes()) + " bytes");
     }
   }
 
   // As much of it as is there.
-  [[nodiscard]] auto read_content() -> result<void> {
-    auto const there = where_.content_bytes(std::min(found_.file_bytes, log_->file_bytes()));
+  [[nodiscard]] auto read_content(journal::log const& log) -> result<void> {
+    auto const there = where_.content_bytes(std::min(found_.file_bytes, log.file_bytes()));
     auto const content = os::round_down(there, alloc::page_bytes);
     if (content == 0) { // which has been said already
       return {};
     }
-    auto const image = heap_image::make(file_, *log_, where_, content);
+    auto const image = heap_image::make(file_, log, where_, content);
     if (!image) {
       return std::unexpected(image.error());
     }
@@ -333,14 +334,14 @@ private:
                                 .type = one.type_text,
                                 .bytes = one.size,
                                 .offset = one.object,
-                                .address = found_.heap->base + one.object});
+                                .address = base_ + one.object});
     }
   }
 
   file const& file_;
   inspection_progress const& progress_;
   heap_inspection found_;
-  std::optional<journal::log> log_;
+  std::uint64_t base_ = 0;
   heap_format::layout where_;
 };
 
