@@ -308,7 +308,7 @@ auto handle_access::map_into(mapping& made, counted<open_file> from, std::uint64
       .file = made.file_->descriptor(),
       .address = options.address == nullptr ? nullptr : options.address - delta,
   };
-  made.region_ = region::make(unit, wanted.flags);
+  made.region_ = region::make(*made.file_, unit, wanted.flags);
   auto placed = place(*made.region_, wanted);
   if (!placed && placed.error() == EPERM && made.file_->in_memory && options.access == access::read_only) [[unlikely]] {
     placed = place_as_private(made.region_, wanted);

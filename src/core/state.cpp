@@ -83,7 +83,13 @@ void retain(open_file& object) noexcept { count_one(object.owners_); }
 void retain(region& object) noexcept { count_one(object.owners_); }
 
 void release(region* object) noexcept {
-  if (is_last(object->owners_)) {
+  if (!is_last(object->owners_)) {
+    return;
+  }
+  if (auto* const home = object->home_; home != nullptr) {
+    object->~region();
+    home->leave(file_memory::a_region);
+  } else {
     delete object;
   }
 }
@@ -91,12 +97,30 @@ void release(region* object) noexcept {
 auto is_shared(open_file const& object) noexcept -> bool { return object.owners_.load(std::memory_order_acquire) > 1; }
 auto is_shared(region const& object) noexcept -> bool { return object.owners_.load(std::memory_order_acquire) > 1; }
 
-// The path lies behind the object, in the same memory.
+// Leaves uninitialized what is to be made there.
+auto file_memory::make(std::size_t path_size) -> file_memory& {
+  return *::new (::operator new(sizeof(file_memory) + path_size + 1)) file_memory;
+}
+
+void file_memory::leave(tenant who) noexcept {
+  auto const others = tenants_.load(std::memory_order_acquire) & ~who;
+  if (others != 0) {
+    if (os::is_single_threaded()) {
+      tenants_.store(others, std::memory_order_relaxed);
+      return;
+    }
+    if (tenants_.fetch_and(~who, std::memory_order_acq_rel) != who) {
+      return;
+    }
+  }
+  ::operator delete(this);
+}
+
 auto open_file::make(std::string_view path) -> counted<open_file> {
-  auto* const memory = static_cast<char*>(::operator new(sizeof(open_file) + path.size() + 1));
-  auto* const text = memory + sizeof(open_file);
+  auto& home = file_memory::make(path.size());
+  auto* const text = home.room_for_path();
   text[path.copy(text, path.size())] = '\0';
-  return counted{::new (static_cast<void*>(memory)) open_file{{text, path.size()}}};
+  return counted{::new (home.room_for_file()) open_file{home, {text, path.size()}}};
 }
 
 auto open_file::close() -> result<void> {
@@ -173,8 +197,9 @@ void open_file::forget::operator()(sync_history* syncs) const noexcept { delete 
 
 void release(open_file* object) noexcept {
   if (is_last(object->owners_)) {
+    auto& home = object->home_;
     object->~open_file();
-    ::operator delete(object);
+    home.leave(file_memory::a_file);
   }
 }
 

@@ -126,6 +126,8 @@ private:
   os::descriptor value_ = os::no_descriptor;
 };
 
+class file_memory;
+
 // One open file description, shared by a file, its mappings and their staged flushes, so that each of them sees a failed
 // sync of the others.
 class open_file {
@@ -183,8 +185,9 @@ private:
   friend void retain(open_file& object) noexcept;
   friend void release(open_file* object) noexcept;
   friend auto is_shared(open_file const& object) noexcept -> bool;
+  friend region;
 
-  inline explicit open_file(std::string_view path) noexcept : path{path} {}
+  inline open_file(file_memory& home, std::string_view path) noexcept : path{path}, home_{home} {}
   class sync_in_progress;
   struct sync_history;
   struct forget { // out of line: most files go without having been synced
@@ -201,6 +204,7 @@ private:
 
   std::atomic<unsigned> owners_{1};
   unique_descriptor descriptor_;
+  file_memory& home_;
   mutable std::mutex mutex_;
   std::unique_ptr<sync_history, forget> syncs_; // from the first sync on
 };
@@ -212,6 +216,9 @@ public:
   [[nodiscard]] static inline auto make(std::size_t unit, os::map_flags flags) -> counted<region> {
     return counted{new region{unit, flags}};
   }
+
+  // The same in the memory of the file that is to be mapped, where there is room.
+  [[nodiscard]] static auto make(open_file const& beside, std::size_t unit, os::map_flags flags) -> counted<region>;
 
   region(region const&) = delete;
   auto operator=(region const&) -> region& = delete;
@@ -261,10 +268,12 @@ private:
   friend void release(region* object) noexcept;
   friend auto is_shared(region const& object) noexcept -> bool;
 
-  inline region(std::size_t unit, os::map_flags flags) noexcept : flags{flags}, unit_{unit} {}
+  inline region(std::size_t unit, os::map_flags flags, file_memory* home = nullptr) noexcept
+      : flags{flags}, home_{home}, unit_{unit} {}
   [[nodiscard]] auto unmap_what_is_here(std::size_t length) noexcept -> os::outcome<void>;
 
   std::atomic<unsigned> owners_{1};
+  file_memory* home_; // null where it has memory of its own
   std::byte* base_ = nullptr;
   std::size_t length_ = 0;
   std::size_t unit_;
@@ -277,6 +286,45 @@ private:
   std::vector<given_advice> given_;
   int keeper_ = 0; // the process that has kept pages from its children, once one has
 };
+
+// The memory of an open file and of its path, with room for the region of one mapping of it, so that opening and mapping
+// take one allocation. Freed by the one of the two that leaves last.
+class file_memory {
+public:
+  enum tenant : unsigned { a_file = 1, a_region = 2 };
+
+  // For a file, with a path of `path_size` characters.
+  [[nodiscard]] static auto make(std::size_t path_size) -> file_memory&;
+
+  [[nodiscard]] inline auto room_for_file() noexcept -> void* { return file_; }
+  [[nodiscard]] inline auto room_for_path() noexcept -> char* { return reinterpret_cast<char*>(this + 1); }
+
+  // Null where there is one already.
+  [[nodiscard]] inline auto room_for_region() noexcept -> void* {
+    auto here = tenants_.load(std::memory_order_relaxed);
+    if (os::is_single_threaded()) {
+      tenants_.store(here | a_region, std::memory_order_relaxed);
+    } else {
+      here = tenants_.fetch_or(a_region, std::memory_order_acquire);
+    }
+    return (here & a_region) != 0 ? nullptr : region_;
+  }
+
+  void leave(tenant who) noexcept;
+
+private:
+  std::atomic<unsigned> tenants_{a_file};
+  alignas(region) std::byte region_[sizeof(region)];
+  alignas(open_file) std::byte file_[sizeof(open_file)];
+};
+
+inline auto region::make(open_file const& beside, std::size_t unit, os::map_flags flags) -> counted<region> {
+  auto* const room = beside.home_.room_for_region();
+  if (room == nullptr) {
+    return make(unit, flags);
+  }
+  return counted{::new (room) region{unit, flags, &beside.home_}};
+}
 
 // Whether it has more than one owner.
 [[nodiscard]] auto is_shared(open_file const& object) noexcept -> bool;

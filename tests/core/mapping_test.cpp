@@ -896,6 +896,29 @@ BOOST_AUTO_TEST_CASE(shared_bytes_keep_the_memory_when_the_mapping_is_gone) {
   BOOST_TEST(text_of(copy.bytes()) == std::string_view{pattern(3 * page)}.substr(page + 1, 100));
 }
 
+// A file has room in its own memory for one of its mappings, whichever takes it first.
+BOOST_AUTO_TEST_CASE(each_of_many_mappings_of_a_file_ends_on_its_own) {
+  scratch const s;
+  auto const content = pattern(3 * page);
+  fmmap::shared_bytes last;
+  {
+    auto const f = or_throw(file::open(s.file("data", content)));
+    std::vector<std::optional<mapping>> some(3);
+    for (std::size_t round = 0; round < 9; ++round) {
+      some[round % 3] = or_throw(mapping::map(f));
+      some[(round * 2 + 1) % 3].reset();
+      for (auto const& m : some) {
+        BOOST_TEST((!m || text_of(m->bytes()) == content));
+      }
+    }
+    last = or_throw(or_throw(mapping::map(f)).share());
+    some.clear();
+    auto const again = or_throw(mapping::map(f));
+    BOOST_TEST((text_of(again.bytes()) == content));
+  }
+  BOOST_TEST((text_of(last.bytes()) == content));
+}
+
 BOOST_AUTO_TEST_CASE(close_reports_an_unmap_that_fails_and_a_destructor_hands_it_to_the_handler) {
   static std::string heard;
   auto const before = fmmap::set_dropped_error_handler([](fmmap::error const& why) noexcept { heard = why.message(); });
@@ -1613,6 +1636,26 @@ BOOST_AUTO_TEST_CASE(call_const_members_of_one_mapping_at_once) {
     BOOST_TEST(status_field("VmLck:") == locked_before);
   }
   BOOST_TEST(status_field("VmLck:") == locked_before);
+}
+
+BOOST_AUTO_TEST_CASE(map_one_file_and_drop_it_last_at_once) {
+  scratch const s;
+  auto const content = pattern(page);
+  auto const path = s.file("data", content);
+  std::atomic<int> wrong = 0;
+  for (int round = 0; round < 50; ++round) {
+    auto f = std::make_shared<file>(or_throw(file::open(path)));
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&wrong, &content, own = f]() mutable {
+        auto const m = mapping::map(*own);
+        own.reset();
+        wrong += m.has_value() && text_of(m->bytes()) == content ? 0 : 1;
+      });
+    }
+    f.reset();
+  }
+  BOOST_TEST(wrong == 0);
 }
 
 BOOST_AUTO_TEST_CASE(may_each_drop_a_share_a_lock_or_a_job_of_one_mapping_last) {
