@@ -4,3 +4,4 @@ export module fmmap;
 export import fmmap.core;
 export import fmmap.lock;
 export import fmmap.pmr;
+export import fmmap.exec;

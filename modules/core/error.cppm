@@ -80,6 +80,12 @@ enum class errc : int {
   escaped_pointer,
   /// What is to be committed was changed by a thread while the commit was made.
   data_race,
+  /// The code is published, and does not change any more.
+  already_published,
+  /// It was not allocated there, or has been given up since.
+  not_allocated,
+  /// The arena is sealed: its code is final.
+  sealed,
 };
 
 /// The category of `errc`, named "fmmap".

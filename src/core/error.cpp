@@ -90,6 +90,12 @@ public:
       return "something in it points to memory that ends with the process";
     case errc::data_race:
       return "something in it was changed meanwhile";
+    case errc::already_published:
+      return "the code is published, and does not change any more";
+    case errc::not_allocated:
+      return "it is not allocated here, or not any more";
+    case errc::sealed:
+      return "the arena is sealed";
     }
     return "unknown error " + std::to_string(value);
   }

@@ -20,6 +20,7 @@ module;
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
+#include <linux/membarrier.h>
 #include <linux/mman.h>
 #include <linux/openat2.h>
 #include <linux/userfaultfd.h>
@@ -151,6 +152,15 @@ inline auto flags_of(open_flags wanted) noexcept -> int {
 
 inline auto protection_of(protection access) noexcept -> int {
   return (access.read ? PROT_READ : PROT_NONE) | (access.write ? PROT_WRITE : 0) | (access.execute ? PROT_EXEC : 0);
+}
+
+// Such memory is refused here, whoever asks for it.
+inline auto is_writable_code(protection access) noexcept -> bool {
+  auto const refused = access.write && access.execute;
+  if (refused) [[unlikely]] {
+    ++asked_for_writable_code;
+  }
+  return refused;
 }
 
 inline auto change_blocks(descriptor file, int mode, std::uint64_t offset, std::uint64_t length) noexcept
@@ -528,6 +538,9 @@ inline auto add_seals(descriptor file, unsigned seals) noexcept -> outcome<void>
   if (too_large(offset)) {
     return std::unexpected(EOVERFLOW);
   }
+  if (is_writable_code(access)) [[unlikely]] {
+    return std::unexpected(EACCES);
+  }
   int bits = flags.shared ? MAP_SHARED : MAP_PRIVATE;
   bits |= flags.anonymous ? MAP_ANONYMOUS : 0;
   bits |= flags.stack ? MAP_STACK : 0;
@@ -555,11 +568,26 @@ inline auto unmap(void* address, std::size_t length) noexcept -> outcome<void> {
 }
 
 inline auto protect(void* address, std::size_t length, protection access) noexcept -> outcome<void> {
+  if (is_writable_code(access)) [[unlikely]] {
+    return std::unexpected(EACCES);
+  }
   return perform(call::mprotect, [&] { return ::mprotect(address, length, protection_of(access)); });
 }
 
 inline auto advise(void* address, std::size_t length, int advice) noexcept -> outcome<void> {
   return perform(call::madvise, [&] { return ::madvise(address, length, advice); });
+}
+
+// membarrier(2), of the threads of this process: each executes a serializing instruction before it goes on.
+inline auto register_to_synchronize_code() noexcept -> outcome<void> {
+  return perform(call::membarrier,
+                 [] { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0); });
+}
+
+// EPERM before it is registered.
+inline auto synchronize_code() noexcept -> outcome<void> {
+  return perform(call::membarrier,
+                 [] { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0); });
 }
 
 // msync(2), MS_SYNC.

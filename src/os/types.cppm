@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <atomic>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
@@ -85,6 +86,9 @@ struct protection {
   bool write = false;
   bool execute = false;
 };
+
+// How often memory was asked for that is writable and executable at once.
+inline constinit std::atomic<std::uint64_t> asked_for_writable_code{0};
 
 struct map_flags {
   bool shared = true;

@@ -1,0 +1,526 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <ranges>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <pthread.h>
+
+module fmmap.exec;
+
+import fmmap.alloc;
+import fmmap.core;
+import fmmap.os;
+import :arena_state;
+import :code_memory;
+import :machine;
+
+namespace fmmap {
+
+namespace {
+
+constexpr std::size_t most_reserve = std::size_t{2} << 30;
+constexpr std::size_t largest_alignment = 4096;
+constexpr std::size_t reclaimed_at_once = 256; // functions that are retired, before anybody looks whether they can go
+
+auto fail(errc code, std::string_view operation, std::string_view hint = {}) -> std::unexpected<error> {
+  return std::unexpected(error::make(code, operation, {}, {}, hint));
+}
+
+auto fail(int code, std::string_view operation) -> std::unexpected<error> {
+  return std::unexpected(error::make({code, std::system_category()}, operation));
+}
+
+constexpr auto in_lines(std::size_t size) noexcept -> std::size_t { return (size + line - 1) / line * line; }
+
+} // namespace
+
+// --- Which functions there are --------------------------------------------------------------------------------------------
+
+// A word is 0 where no function is; in a function's first line what it is, and its length; in another one of its lines, with the
+// highest bit, how many lines it is to the first.
+namespace {
+
+constexpr std::uint32_t inside = std::uint32_t{1} << 31U;
+constexpr unsigned size_bits = 28;
+
+constexpr auto word_of(code_index::kind kind, std::size_t size) noexcept -> std::uint32_t {
+  return (static_cast<std::uint32_t>(kind) << size_bits) | static_cast<std::uint32_t>(size);
+}
+
+constexpr auto size_in(std::uint32_t word) noexcept -> std::size_t { return word & code_index::largest; }
+
+} // namespace
+
+auto code_index::make(std::size_t reserve) -> result<code_index> {
+  auto words = mapping::anonymous(reserve / line * sizeof(std::uint32_t));
+  return words ? result<code_index>{code_index{std::move(*words)}} : std::unexpected(std::move(words).error());
+}
+
+auto code_index::at(std::size_t offset) const noexcept -> std::atomic_ref<std::uint32_t> {
+  auto* const word = const_cast<std::byte*>(words_.bytes().data()) + (offset / line * sizeof(std::uint32_t));
+  return std::atomic_ref{*reinterpret_cast<std::uint32_t*>(word)};
+}
+
+auto code_index::find(std::size_t offset) const noexcept -> entry {
+  auto first = offset / line * line;
+  auto word = at(first).load(std::memory_order_acquire);
+  if ((word & inside) != 0) {
+    first -= (word & ~inside) * line;
+    word = at(first).load(std::memory_order_acquire);
+  }
+  if (word == 0 || (word & inside) != 0 || offset - first >= size_in(word)) {
+    return {};
+  }
+  return {.kind = static_cast<kind>(word >> size_bits), .offset = first, .size = size_in(word)};
+}
+
+void code_index::add(std::size_t offset, std::size_t size) noexcept {
+  for (std::size_t back = 1; back * line < size; ++back) {
+    at(offset + (back * line)).store(inside | static_cast<std::uint32_t>(back), std::memory_order_relaxed);
+  }
+  at(offset).store(word_of(kind::allocated, size), std::memory_order_release);
+}
+
+void code_index::set(std::size_t offset, kind now) noexcept {
+  auto const word = at(offset);
+  word.store(word_of(now, size_in(word.load(std::memory_order_relaxed))), std::memory_order_release);
+}
+
+void code_index::remove(std::size_t offset) noexcept {
+  auto const size = size_in(at(offset).load(std::memory_order_relaxed));
+  for (std::size_t at_line = 0; at_line < size; at_line += line) {
+    at(offset + at_line).store(0, std::memory_order_relaxed);
+  }
+}
+
+// --- Who may be executing what --------------------------------------------------------------------------------------------
+
+auto guards::begin() noexcept -> unsigned {
+  static constinit std::atomic<unsigned> threads{0};
+  thread_local auto const mine = threads.fetch_add(1, std::memory_order_relaxed) % stripes;
+  while (true) {
+    auto const generation = generation_.load();
+    auto const side = static_cast<unsigned>(generation & 1U);
+    all_[mine].begun[side].fetch_add(1);
+    // Of a generation that has ended meanwhile nobody waits for the guards.
+    if (generation_.load() == generation) [[likely]] {
+      return (mine << 1U) | side;
+    }
+    all_[mine].begun[side].fetch_sub(1);
+  }
+}
+
+void guards::end(unsigned place) noexcept {
+  all_[place >> 1U].begun[place & 1U].fetch_sub(1, std::memory_order_release);
+}
+
+void guards::advance() noexcept {
+  auto const next = generation_.load() + 1;
+  auto const side = static_cast<unsigned>(next & 1U); // that of the generation before the current one
+  if (std::ranges::all_of(all_, [&](stripe const& one) { return one.begun[side].load() == 0; })) {
+    generation_.store(next);
+  }
+}
+
+// --- All arenas, for a fork -------------------------------------------------------------------------------------------------
+
+class open_arenas {
+public:
+  static void add(arena_state& one) {
+    std::scoped_lock const lock{mutex};
+    one.next_ = first;
+    one.link_ = &first;
+    if (first != nullptr) {
+      first->link_ = &one.next_;
+    }
+    first = &one;
+  }
+
+  static void remove(arena_state& one) noexcept {
+    std::scoped_lock const lock{mutex};
+    if (one.link_ == nullptr) {
+      return;
+    }
+    *one.link_ = one.next_;
+    if (one.next_ != nullptr) {
+      one.next_->link_ = one.link_;
+    }
+    one.link_ = nullptr;
+  }
+
+  static auto can_watch() noexcept -> bool { return failed_to_watch == 0; }
+
+private:
+  // Registered before the program begins: a fork during a registration would leave the child with one half done.
+  static auto watch_forks() noexcept -> int {
+    return ::pthread_atfork(
+        +[] { mutex.lock(); }, +[] { mutex.unlock(); },
+        +[] {
+          for (auto* one = first; one != nullptr; one = one->next_) {
+            one->memory_->forget();
+            auto open = arena_state::state::open;
+            one->state_.compare_exchange_strong(open, arena_state::state::forked);
+          }
+          mutex.unlock();
+        });
+  }
+
+  static constinit std::mutex mutex;
+  static constinit arena_state* first;
+  static int const failed_to_watch;
+};
+
+constinit std::mutex open_arenas::mutex;
+constinit arena_state* open_arenas::first = nullptr;
+int const open_arenas::failed_to_watch = open_arenas::watch_forks();
+
+// --- Beginning and end ------------------------------------------------------------------------------------------------------
+
+auto arena_state::make(code_arena_options const& options) -> result<std::shared_ptr<arena_state>> {
+  constexpr std::string_view operation = "create an arena for code";
+  auto const reserve = os::round_up(options.reserve, os::page_size());
+  if (options.reserve == 0 || !reserve || *reserve > most_reserve) {
+    return fail(errc::invalid_options, operation, "the reserve has to be more than nothing, and at most 2 GiB");
+  }
+  if (!open_arenas::can_watch()) {
+    return fail(ENOMEM, operation);
+  }
+  auto memory = code_memory::make(
+      {.reserve = static_cast<std::size_t>(*reserve), .strategy = options.strategy, .near_text = options.near_text});
+  if (!memory) {
+    return std::unexpected(std::move(memory).error());
+  }
+  auto index = code_index::make((*memory)->reserve());
+  if (!index) {
+    return std::unexpected(std::move(index).error());
+  }
+  auto made = std::make_shared<arena_state>(std::move(*memory), std::move(*index));
+  auto allocator = alloc::allocator::make(
+      *made, {.origin = made->memory_->base(), .limit = made->memory_->reserve(), .shared_with_children = true});
+  if (!allocator) {
+    return std::unexpected(std::move(allocator).error());
+  }
+  made->allocator_ = std::move(*allocator);
+  open_arenas::add(*made);
+  return made;
+}
+
+arena_state::arena_state(std::unique_ptr<code_memory> memory, code_index index)
+    : memory_{std::move(memory)}, index_{std::move(index)} {}
+
+arena_state::~arena_state() { open_arenas::remove(*this); }
+
+auto arena_state::check(std::string_view operation) const -> result<void> {
+  switch (state_.load(std::memory_order_acquire)) {
+  case state::open:
+    return {};
+  case state::sealed:
+    return fail(errc::sealed, operation);
+  case state::closed:
+    return fail(errc::closed, operation);
+  case state::forked:
+    break;
+  }
+  return fail(errc::forked, operation);
+}
+
+auto arena_state::close() -> result<void> {
+  open_arenas::remove(*this);
+  std::scoped_lock const lock{mutex_};
+  if (state_.exchange(state::closed) == state::closed) {
+    return fail(errc::closed, "close");
+  }
+  auto const released = memory_->release();
+  return released ? result<void>{} : fail(released.error(), "close");
+}
+
+// --- As the space of an allocator -------------------------------------------------------------------------------------------
+
+auto arena_state::grow_to(std::size_t size) -> result<void> {
+  auto const grown = memory_->grow_to(size);
+  return grown ? result<void>{} : fail(grown.error(), "make room for code");
+}
+
+// What is free keeps its memory, which is full of traps.
+auto arena_state::provide(std::size_t /*offset*/, std::size_t /*length*/) -> result<void> { return {}; }
+auto arena_state::withdraw(std::size_t /*offset*/, std::size_t /*length*/) -> result<void> { return {}; }
+
+// --- Functions --------------------------------------------------------------------------------------------------------------
+
+auto arena_state::allocate(std::size_t size, std::size_t alignment) -> result<code_span> {
+  constexpr std::string_view operation = "allocate code";
+  if (auto open = check(operation); !open) {
+    return std::unexpected(std::move(open).error());
+  }
+  if (size == 0 || size > code_index::largest) {
+    return fail(errc::invalid_options, operation, "a function has between 1 byte and 256 MiB");
+  }
+  if (!std::has_single_bit(alignment) || alignment > largest_alignment) {
+    return fail(errc::invalid_options, operation, "alignments are powers of two up to 4096");
+  }
+  auto const aligned = std::max(alignment, line);
+  auto offset = allocator_->allocate(in_lines(size), aligned);
+  if (!offset && offset.error() == errc::reservation_exceeded) {
+    if (auto const reclaimed = reclaim(); reclaimed && *reclaimed > 0) {
+      allocator_->flush_magazines();
+      offset = allocator_->allocate(in_lines(size), aligned);
+    }
+  }
+  if (!offset) {
+    return std::unexpected(std::move(offset).error());
+  }
+  if (aligned > line) {
+    std::scoped_lock const lock{mutex_};
+    alignments_.emplace(*offset, aligned);
+  }
+  index_.add(*offset, size);
+  return span_of(*offset, size);
+}
+
+void arena_state::deallocate(std::size_t offset, std::size_t size) noexcept {
+  auto aligned = line;
+  if (auto const found = alignments_.find(offset); found != alignments_.end()) [[unlikely]] {
+    aligned = found->second;
+    alignments_.erase(found);
+  }
+  index_.remove(offset);
+  allocator_->deallocate(offset, in_lines(size), aligned);
+}
+
+auto arena_state::published_or_not(code_span function, std::string_view operation) const -> result<code_index::entry> {
+  auto const offset =
+      reinterpret_cast<std::uintptr_t>(function.address()) - reinterpret_cast<std::uintptr_t>(memory_->base());
+  if (offset < memory_->reserve()) {
+    auto const found = index_.find(offset);
+    if (found.kind != code_index::kind::none && found.kind != code_index::kind::retired && found.offset == offset &&
+        found.size == function.size()) {
+      return found;
+    }
+  }
+  return fail(errc::not_allocated, operation);
+}
+
+auto arena_state::write(code_span to, std::span<std::byte const> code) -> result<void> {
+  constexpr std::string_view operation = "write code";
+  std::scoped_lock const lock{mutex_};
+  if (auto open = check(operation); !open) {
+    return open;
+  }
+  auto const found = published_or_not(to, operation);
+  if (!found) {
+    return std::unexpected(found.error());
+  }
+  if (found->kind == code_index::kind::published) {
+    return fail(errc::already_published, operation);
+  }
+  if (code.size() > found->size) {
+    return fail(errc::out_of_range, operation,
+                std::to_string(code.size()) + " bytes do not fit into " + std::to_string(found->size));
+  }
+  auto const offset = static_cast<std::uint32_t>(found->offset);
+  auto const size = static_cast<std::uint32_t>(in_lines(found->size));
+  auto position = staged_.size();
+  if (found->kind == code_index::kind::written) {
+    position = std::ranges::find(pending_, offset, &pending::offset)->position;
+  } else {
+    pending_.push_back({.offset = offset, .size = size, .position = static_cast<std::uint32_t>(position)});
+    try {
+      staged_.resize(position + size);
+    } catch (...) {
+      pending_.pop_back();
+      throw;
+    }
+    index_.set(offset, code_index::kind::written);
+  }
+  auto const room = std::span{staged_}.subspan(position, size);
+  std::ranges::copy(code, room.begin());
+  std::ranges::fill(room.subspan(code.size()), machine::trap);
+  return {};
+}
+
+auto arena_state::publish() -> result<void> {
+  std::scoped_lock const lock{mutex_};
+  return publish_locked();
+}
+
+auto arena_state::publish_locked() -> result<void> {
+  if (auto open = check("publish code"); !open) {
+    return open;
+  }
+  if (pending_.empty() && !is_changed_) {
+    return {};
+  }
+  if (auto const done = put_pending(); !done) {
+    return fail(done.error(), "publish code");
+  }
+  if (auto const done = code_barrier(); !done) {
+    return fail(done.error(), "publish code");
+  }
+  for (auto const& one : pending_) {
+    index_.set(one.offset, code_index::kind::published);
+  }
+  functions_ += pending_.size();
+  pending_.clear();
+  staged_.clear();
+  is_changed_ = false;
+  ++publishes_;
+  return {};
+}
+
+// Functions side by side at once.
+auto arena_state::put_pending() -> os::outcome<void> {
+  if (!std::ranges::is_sorted(pending_, {}, &pending::offset)) {
+    std::ranges::sort(pending_, {}, &pending::offset);
+  }
+  for (std::span<pending const> rest{pending_}; !rest.empty();) {
+    auto const apart = std::ranges::adjacent_find(
+        rest, [](pending const& one, pending const& next) { return one.offset + one.size != next.offset; });
+    auto const run = rest.first(apart == rest.end() ? rest.size() : static_cast<std::size_t>(apart - rest.begin()) + 1);
+    run_.clear();
+    for (auto const& one : run) {
+      auto const code = std::span{staged_}.subspan(one.position, one.size);
+      run_.insert(run_.end(), code.begin(), code.end());
+    }
+    if (auto done = memory_->put(run.front().offset, run_); !done) {
+      return done;
+    }
+    rest = rest.subspan(run.size());
+  }
+  return {};
+}
+
+auto arena_state::change(code_span published, std::size_t offset, std::span<std::byte const> bytes) -> result<void> {
+  constexpr std::string_view operation = "change code";
+  std::scoped_lock const lock{mutex_};
+  if (auto open = check(operation); !open) {
+    return open;
+  }
+  auto const found = published_or_not(published, operation);
+  if (!found) {
+    return std::unexpected(found.error());
+  }
+  is_changed_ = true;
+  auto const done = memory_->put(found->offset + offset, bytes);
+  return done ? result<void>{} : fail(done.error(), operation);
+}
+
+auto arena_state::retire(code_span function) -> result<void> {
+  constexpr std::string_view operation = "retire code";
+  std::scoped_lock const lock{mutex_};
+  if (auto open = check(operation); !open) {
+    return open;
+  }
+  auto const found = published_or_not(function, operation);
+  if (!found) {
+    return std::unexpected(found.error());
+  }
+  waiting_.push_back({.generation = guards_.generation(),
+                      .offset = static_cast<std::uint32_t>(found->offset),
+                      .size = static_cast<std::uint32_t>(found->size)});
+  if (found->kind == code_index::kind::published) {
+    --functions_;
+  } else {
+    std::erase_if(pending_, [&](pending const& one) { return one.offset == found->offset; });
+  }
+  index_.set(found->offset, code_index::kind::retired);
+  if (waiting_.size() % reclaimed_at_once == 0) {
+    (void)reclaim_locked(); // what fails is tried again
+  }
+  return {};
+}
+
+auto arena_state::reclaim() -> result<std::size_t> {
+  std::scoped_lock const lock{mutex_};
+  if (auto open = check("reclaim code"); !open) {
+    return std::unexpected(std::move(open).error());
+  }
+  return reclaim_locked();
+}
+
+auto arena_state::reclaim_locked() -> result<std::size_t> {
+  guards_.advance();
+  guards_.advance();
+  auto const end =
+      std::ranges::find_if(waiting_, [&](waiting const& one) { return !guards_.have_ended(one.generation); });
+  std::ranges::subrange const can_go{waiting_.begin(), end};
+  std::ranges::sort(can_go, {}, &waiting::offset);
+  std::size_t reclaimed = 0;
+  os::outcome<void> filled;
+  for (auto const& one : can_go) {
+    filled = memory_->fill_with_traps(one.offset, in_lines(one.size));
+    if (!filled) {
+      break;
+    }
+    ++reclaimed;
+  }
+  if (reclaimed > 0) {
+    // Nobody is to execute what he has prefetched, of the old code or of the traps, when there is new code.
+    if (auto const done = code_barrier(); !done) {
+      return fail(done.error(), "reclaim code");
+    }
+  }
+  for (auto const& one : can_go | std::views::take(reclaimed)) {
+    deallocate(one.offset, one.size);
+  }
+  waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(reclaimed));
+  return filled ? result<std::size_t>{reclaimed} : fail(filled.error(), "reclaim code");
+}
+
+auto arena_state::find(void const* address) const noexcept -> std::optional<code_span> {
+  auto const offset = reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(memory_->base());
+  if (state_.load(std::memory_order_acquire) == state::closed || offset >= memory_->reserve()) {
+    return {};
+  }
+  auto const found = index_.find(offset);
+  auto const is_code = found.kind == code_index::kind::published || found.kind == code_index::kind::retired;
+  return is_code ? std::optional{span_of(found.offset, found.size)} : std::nullopt;
+}
+
+auto arena_state::seal() -> result<void> {
+  std::scoped_lock const lock{mutex_};
+  if (auto done = publish_locked(); !done) {
+    return done;
+  }
+  if (auto const done = memory_->seal(); !done) {
+    return fail(done.error(), "seal code");
+  }
+  state_.store(state::sealed, std::memory_order_release);
+  return {};
+}
+
+auto arena_state::stats() const -> code_stats {
+  if (auto const now = state_.load(); now == state::closed || now == state::forked) {
+    return {};
+  }
+  auto const use = allocator_->in_use();
+  std::scoped_lock const lock{mutex_};
+  return {.used_bytes = use.used,
+          .free_bytes = use.free,
+          .largest_free = use.longest_free,
+          .reserved_bytes = memory_->reserve(),
+          .peak_bytes = use.peak,
+          .functions = functions_,
+          .retired = waiting_.size(),
+          .publishes = publishes_};
+}
+
+} // namespace fmmap

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+// What a code_arena is. Implementation units only.
+module fmmap.exec:arena_state;
+
+import fmmap.alloc;
+import fmmap.core;
+import fmmap.os;
+import :code_arena;
+import :code_memory;
+import :code_span;
+
+namespace fmmap {
+
+// Functions begin at multiples of a cache line: a write to one makes a processor throw away what it has decoded of the line.
+inline constexpr std::size_t line = 64;
+
+// Which functions there are, by the line they begin at; a word for each. Read without a lock.
+class code_index {
+public:
+  enum class kind : unsigned char { none, allocated, written, published, retired };
+  struct entry {
+    code_index::kind kind = kind::none;
+    std::size_t offset = 0; // of the function's first byte
+    std::size_t size = 0;
+  };
+
+  static constexpr std::size_t largest = (std::size_t{1} << 28) - 1;
+
+  // Errors: as `mapping::anonymous`.
+  [[nodiscard]] static auto make(std::size_t reserve) -> result<code_index>;
+
+  // The function that has the byte in it.
+  [[nodiscard]] auto find(std::size_t offset) const noexcept -> entry;
+
+  void add(std::size_t offset, std::size_t size) noexcept;
+  void set(std::size_t offset, kind now) noexcept;
+  void remove(std::size_t offset) noexcept;
+
+private:
+  explicit code_index(mapping words) noexcept : words_{std::move(words)} {}
+  [[nodiscard]] auto at(std::size_t offset) const noexcept -> std::atomic_ref<std::uint32_t>;
+
+  mapping words_;
+};
+
+// Who may be executing what. There are two generations, of which one begins while the other ends: what was retired in one can go
+// when all guards of that and of the one before have ended.
+class guards {
+public:
+  [[nodiscard]] auto begin() noexcept -> unsigned; // returns what `end` has to be given
+  void end(unsigned place) noexcept;
+
+  // What is retired now belongs to this generation.
+  [[nodiscard]] auto generation() const noexcept -> std::uint64_t { return generation_.load(); }
+
+  // Begins the next generation when all guards of the one before the current have ended. One thread at a time.
+  void advance() noexcept;
+
+  // Whether nobody guards what was retired in `generation`.
+  [[nodiscard]] auto have_ended(std::uint64_t generation) const noexcept -> bool {
+    return generation_.load() >= generation + 2;
+  }
+
+private:
+  static constexpr unsigned stripes = 16; // so that threads do not wait for each other's cache line
+  struct alignas(64) stripe {
+    std::array<std::atomic<std::uint32_t>, 2> begun{}; // by the generation's last bit
+  };
+
+  std::atomic<std::uint64_t> generation_{0};
+  std::array<stripe, stripes> all_;
+};
+
+class arena_state final : public alloc::space {
+public:
+  [[nodiscard]] static auto make(code_arena_options const& options) -> result<std::shared_ptr<arena_state>>;
+
+  arena_state(std::unique_ptr<code_memory> memory, code_index index);
+  ~arena_state() override;
+
+  [[nodiscard]] auto memory() const noexcept -> code_memory const& { return *memory_; }
+  [[nodiscard]] auto allocate(std::size_t size, std::size_t alignment) -> result<code_span>;
+  [[nodiscard]] auto write(code_span to, std::span<std::byte const> code) -> result<void>;
+  [[nodiscard]] auto publish() -> result<void>;
+  [[nodiscard]] auto retire(code_span function) -> result<void>;
+  [[nodiscard]] auto reclaim() -> result<std::size_t>;
+  [[nodiscard]] auto find(void const* address) const noexcept -> std::optional<code_span>;
+  [[nodiscard]] auto seal() -> result<void>;
+  [[nodiscard]] auto is_sealed() const noexcept -> bool { return state_.load() == state::sealed; }
+  [[nodiscard]] auto stats() const -> code_stats;
+  [[nodiscard]] auto close() -> result<void>;
+  [[nodiscard]] auto guarding() noexcept -> guards& { return guards_; }
+
+  // Makes bytes of a published function others, which nobody executes; `publish` makes sure that nobody has prefetched them.
+  [[nodiscard]] auto change(code_span published, std::size_t offset, std::span<std::byte const> bytes) -> result<void>;
+
+private:
+  friend class open_arenas;
+  enum class state : unsigned char { open, sealed, closed, forked };
+
+  // Of code that is written and not published.
+  struct pending {
+    std::uint32_t offset;   // of the function, in the arena
+    std::uint32_t size;     // in whole lines
+    std::uint32_t position; // of its bytes, in `staged_`
+  };
+  struct waiting {
+    std::uint64_t generation;
+    std::uint32_t offset;
+    std::uint32_t size;
+  };
+
+  [[nodiscard]] auto check(std::string_view operation) const -> result<void>;
+  [[nodiscard]] auto published_or_not(code_span function, std::string_view operation) const
+      -> result<code_index::entry>;
+  [[nodiscard]] auto span_of(std::size_t offset, std::size_t size) const noexcept -> code_span {
+    return {memory_->base() + offset, size};
+  }
+
+  // With the lock.
+  [[nodiscard]] auto put_pending() -> os::outcome<void>;
+  [[nodiscard]] auto publish_locked() -> result<void>;
+  [[nodiscard]] auto reclaim_locked() -> result<std::size_t>;
+  void deallocate(std::size_t offset, std::size_t size) noexcept;
+
+  [[nodiscard]] auto grow_to(std::size_t size) -> result<void> override;
+  [[nodiscard]] auto provide(std::size_t offset, std::size_t length) -> result<void> override;
+  [[nodiscard]] auto withdraw(std::size_t offset, std::size_t length) -> result<void> override;
+
+  std::unique_ptr<code_memory> memory_;
+  code_index index_;
+  guards guards_;
+  std::atomic<state> state_{state::open};
+  std::unique_ptr<alloc::allocator> allocator_;
+
+  mutable std::mutex mutex_; // of all that follows
+  std::vector<pending> pending_;
+  std::vector<std::byte> staged_;
+  std::vector<std::byte> run_;                    // of functions side by side, to be put at once
+  std::vector<waiting> waiting_;                  // by generation
+  std::map<std::size_t, std::size_t> alignments_; // of functions with more than a line's
+  bool is_changed_ = false;
+  std::size_t functions_ = 0;
+  std::uint64_t publishes_ = 0;
+
+  arena_state* next_ = nullptr; // of all that are open
+  arena_state** link_ = nullptr;
+};
+
+} // namespace fmmap

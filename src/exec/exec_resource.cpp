@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <map>
+#include <memory>
+#include <memory_resource>
+#include <mutex>
+#include <new>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+module fmmap.exec;
+
+import fmmap.core;
+import fmmap.pmr;
+import :arena_state;
+import :machine;
+
+namespace fmmap {
+
+// The objects of an exec_resource, and where the code of each lies.
+class staged_code {
+public:
+  staged_code(std::shared_ptr<arena_state> arena, std::pmr::memory_resource* staging) noexcept
+      : arena_{std::move(arena)}, staging_{staging} {}
+  staged_code(staged_code const&) = delete;
+  auto operator=(staged_code const&) -> staged_code& = delete;
+
+  // Whatever is left goes with the resource.
+  ~staged_code() {
+    for (auto const& [begin, one] : objects_) {
+      give_up(one);
+      staging_->deallocate(begin, one.size, one.alignment);
+    }
+  }
+
+  auto allocate(std::size_t size, std::size_t alignment) -> void* {
+    auto* const begin = static_cast<std::byte*>(staging_->allocate(size, alignment));
+    std::ranges::fill(std::span{begin, size}, machine::trap);
+    try {
+      std::scoped_lock const lock{mutex_};
+      objects_.emplace(begin, object{.size = size, .alignment = alignment, .code = {}});
+    } catch (...) {
+      staging_->deallocate(begin, size, alignment);
+      throw;
+    }
+    return begin;
+  }
+
+  void deallocate(void* pointer, std::size_t size, std::size_t alignment) noexcept {
+    {
+      std::scoped_lock const lock{mutex_};
+      auto const found = objects_.find(static_cast<std::byte*>(pointer));
+      if (found != objects_.end()) {
+        give_up(found->second);
+        objects_.erase(found);
+      }
+    }
+    staging_->deallocate(pointer, size, alignment);
+  }
+
+  auto flush() -> result<void> {
+    std::scoped_lock const lock{mutex_};
+    for (auto& [begin, one] : objects_) {
+      if (one.size == 0) {
+        continue;
+      }
+      std::span<std::byte const> const bytes{begin, one.size};
+      auto done = one.code.empty() ? add(one, bytes) : bring_up_to_date(one, bytes);
+      if (!done) {
+        return done;
+      }
+    }
+    if (auto done = arena_->publish(); !done) {
+      return done;
+    }
+    for (auto& [begin, one] : objects_) {
+      one.is_published = !one.code.empty();
+    }
+    return {};
+  }
+
+  auto address_of(std::byte const* pointer) const noexcept -> std::byte const* {
+    std::scoped_lock const lock{mutex_};
+    auto const behind = objects_.upper_bound(const_cast<std::byte*>(pointer));
+    if (behind == objects_.begin()) {
+      return nullptr;
+    }
+    auto const& [begin, one] = *std::prev(behind);
+    auto const offset = static_cast<std::size_t>(pointer - begin);
+    return one.is_published && offset < one.size ? one.code.address() + offset : nullptr;
+  }
+
+private:
+  struct object {
+    std::size_t size;
+    std::size_t alignment;
+    code_span code; // empty before its first flush
+    bool is_published = false;
+  };
+
+  auto add(object& one, std::span<std::byte const> bytes) -> result<void> {
+    auto const code = arena_->allocate(one.size, one.alignment);
+    if (!code) {
+      return std::unexpected(code.error());
+    }
+    one.code = *code;
+    return arena_->write(*code, bytes);
+  }
+
+  // Writes the bytes from the first to the last that differ.
+  auto bring_up_to_date(object const& one, std::span<std::byte const> bytes) -> result<void> {
+    if (!one.is_published) {
+      return arena_->write(one.code, bytes);
+    }
+    auto const there = one.code.bytes();
+    auto const first = std::ranges::mismatch(bytes, there).in1;
+    if (first == bytes.end()) {
+      return {};
+    }
+    auto const same_at_end = std::mismatch(bytes.rbegin(), bytes.rend(), there.rbegin()).first - bytes.rbegin();
+    auto const offset = static_cast<std::size_t>(first - bytes.begin());
+    auto const length = bytes.size() - offset - static_cast<std::size_t>(same_at_end);
+    return arena_->change(one.code, offset, bytes.subspan(offset, length));
+  }
+
+  void give_up(object const& one) noexcept {
+    if (one.code.empty()) {
+      return;
+    }
+    try {
+      // Sealed code stays; in a child, and of an arena that is closed, there is nothing to give up.
+      if (auto const done = arena_->retire(one.code);
+          !done && done.error() != errc::sealed && done.error() != errc::forked && done.error() != errc::closed) {
+        report_dropped_error(done.error());
+      }
+    } catch (std::bad_alloc const&) {
+      report_dropped_error(error::make(std::make_error_code(std::errc::not_enough_memory), "retire code"));
+    }
+  }
+
+  std::shared_ptr<arena_state> arena_;
+  std::pmr::memory_resource* staging_;
+  mutable std::mutex mutex_;
+  std::map<std::byte*, object, std::less<>> objects_;
+};
+
+auto exec_resource::create(code_arena& arena, std::pmr::memory_resource* staging)
+    -> result<std::unique_ptr<exec_resource>> {
+  if (!arena.is_open()) {
+    return std::unexpected(error::make(errc::closed, "make a resource over"));
+  }
+  return std::unique_ptr<exec_resource>{new exec_resource{std::make_unique<staged_code>(arena.state_, staging)}};
+}
+
+exec_resource::exec_resource(std::unique_ptr<staged_code> code) noexcept : code_{std::move(code)} {}
+exec_resource::~exec_resource() = default;
+
+auto exec_resource::flush() -> result<void> { return code_->flush(); }
+
+auto exec_resource::address_of(void const* pointer) const noexcept -> std::byte const* {
+  return code_->address_of(static_cast<std::byte const*>(pointer));
+}
+
+auto exec_resource::do_allocate(std::size_t size, std::size_t alignment) -> void* {
+  return code_->allocate(size, alignment);
+}
+
+void exec_resource::do_deallocate(void* pointer, std::size_t size, std::size_t alignment) {
+  code_->deallocate(pointer, size, alignment);
+}
+
+auto exec_resource::do_is_equal(std::pmr::memory_resource const& other) const noexcept -> bool {
+  return this == &other;
+}
+
+} // namespace fmmap
