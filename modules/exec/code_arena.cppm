@@ -75,9 +75,10 @@ class code_arena {
 public:
   /// Holds the address space, and finds out by running a function which strategy works.
   ///
-  /// Errors: `errc::invalid_options` for a reserve of nothing or of more than 2 GiB; `std::errc::operation_not_supported` when
-  /// the strategy asked for does not work here; `std::errc::not_enough_memory` when there is no room, near the program or at
-  /// all; what the system reports.
+  /// Errors: `errc::invalid_options` for a reserve of nothing or of more than 2 GiB; what the system says to the strategy that was
+  /// asked for, or to the last one, when it does not work here: `std::errc::permission_denied` to `toggle` where PR_SET_MDWE
+  /// holds; `std::errc::not_enough_memory` when there is no room, near the program or at all;
+  /// `std::errc::operation_not_supported` on other processors than x86-64.
   [[nodiscard]] static auto create(code_arena_options options = {}) -> result<code_arena>;
 
   /// An arena of nothing, as is one that was moved from or closed: what is called on it is `errc::closed`.

@@ -83,18 +83,27 @@ auto hold(std::byte* address, std::size_t length) -> os::outcome<held_memory> {
 auto hold_near_text(std::size_t length) -> os::outcome<held_memory> {
   constexpr std::size_t step = std::size_t{16} << 20;
   auto const text = reinterpret_cast<std::uintptr_t>(&machine::probe);
+  int why = ENOMEM;
+  auto const try_at = [&](std::uintptr_t at) -> std::optional<held_memory> {
+    auto held = hold(reinterpret_cast<std::byte*>(at), length);
+    if (!held) {
+      why = held.error() == EEXIST ? why : held.error();
+      return {};
+    }
+    return std::move(*held);
+  };
   auto const lowest = text > reach ? text - reach + step : step;
   for (auto at = os::round_down(text - std::min(text, step + length), step); at >= lowest; at -= step) {
-    if (auto held = hold(reinterpret_cast<std::byte*>(at), length); held) {
-      return held;
+    if (auto held = try_at(at); held) {
+      return *std::move(held);
     }
   }
-  for (auto at = os::round_down(text + step, step) + step; at + length + step <= text + reach; at += step) {
-    if (auto held = hold(reinterpret_cast<std::byte*>(at), length); held) {
-      return held;
+  for (auto at = os::round_down(text, step) + (2 * step); at + length + step <= text + reach; at += step) {
+    if (auto held = try_at(at); held) {
+      return *std::move(held);
     }
   }
-  return std::unexpected(ENOMEM);
+  return std::unexpected(why);
 }
 
 template <class Memory>
@@ -406,6 +415,10 @@ auto code_memory::fill_with_traps(std::size_t offset, std::size_t length) -> os:
 }
 
 auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_memory>> {
+  if (!machine::is_known) {
+    return std::unexpected(error::make(std::make_error_code(std::errc::operation_not_supported), "make memory for code",
+                                       {}, {}, "fmmap knows the code of x86-64 only"));
+  }
   constexpr std::array all{code_strategy::no_alias, code_strategy::dual, code_strategy::toggle};
   int why = EOPNOTSUPP;
   for (auto const strategy : all) {
@@ -433,11 +446,10 @@ auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_mem
       break;
     }
   }
-  auto const is_refused = why == EACCES || why == EPERM || why == ENOSYS || why == EINVAL || why == ENOENT;
-  return std::unexpected(
-      error::make({is_refused ? EOPNOTSUPP : why, std::system_category()}, "make memory for code", {}, {},
-                  is_refused ? "the system has refused it: " + std::error_code{why, std::system_category()}.message()
-                             : std::string{}));
+  return std::unexpected(error::make({why, std::system_category()}, "make memory for code", {}, {},
+                                     wanted.strategy == code_strategy::automatic
+                                         ? "no strategy works here"
+                                         : "the strategy does not work here; automatic takes one that does"));
 }
 
 // --- The barrier ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ module fmmap.exec:machine;
 
 namespace fmmap::machine {
 
+inline constexpr bool is_known = true;
+
 // What memory for code is full of: int3, wherever a jump may land in it.
 inline constexpr std::byte trap{0xcc};
 
