@@ -15,7 +15,7 @@ export namespace fmmap {
 
 /// Where a piece of code lies: an address and a length, which own nothing.
 ///
-/// Valid from `code_arena::allocate` until it is retired. What is at the address before it is published is a trap.
+/// Valid from `code_arena::allocate` until it is retired, to be called from `publish` on.
 class code_span {
 public:
   /// No code.

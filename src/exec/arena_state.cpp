@@ -39,6 +39,7 @@ namespace {
 
 constexpr std::size_t most_reserve = std::size_t{2} << 30;
 constexpr std::size_t largest_alignment = 4096;
+constexpr std::size_t most_kept = std::size_t{1} << 20; // bytes of buffers for the next batch
 constexpr std::size_t reclaimed_at_once = 256; // functions that are retired, before anybody looks whether they can go
 
 auto fail(errc code, std::string_view operation, std::string_view hint = {}) -> std::unexpected<error> {
@@ -55,42 +56,9 @@ constexpr auto in_lines(std::size_t size) noexcept -> std::size_t { return (size
 
 // --- Which functions there are --------------------------------------------------------------------------------------------
 
-// A word is 0 where no function is; in a function's first line what it is, and its length; in another one of its lines, with the
-// highest bit, how many lines it is to the first.
-namespace {
-
-constexpr std::uint32_t inside = std::uint32_t{1} << 31U;
-constexpr unsigned size_bits = 28;
-
-constexpr auto word_of(code_index::kind kind, std::size_t size) noexcept -> std::uint32_t {
-  return (static_cast<std::uint32_t>(kind) << size_bits) | static_cast<std::uint32_t>(size);
-}
-
-constexpr auto size_in(std::uint32_t word) noexcept -> std::size_t { return word & code_index::largest; }
-
-} // namespace
-
 auto code_index::make(std::size_t reserve) -> result<code_index> {
   auto words = mapping::anonymous(reserve / line * sizeof(std::uint32_t));
   return words ? result<code_index>{code_index{std::move(*words)}} : std::unexpected(std::move(words).error());
-}
-
-auto code_index::at(std::size_t offset) const noexcept -> std::atomic_ref<std::uint32_t> {
-  auto* const word = const_cast<std::byte*>(words_.bytes().data()) + (offset / line * sizeof(std::uint32_t));
-  return std::atomic_ref{*reinterpret_cast<std::uint32_t*>(word)};
-}
-
-auto code_index::find(std::size_t offset) const noexcept -> entry {
-  auto first = offset / line * line;
-  auto word = at(first).load(std::memory_order_acquire);
-  if ((word & inside) != 0) {
-    first -= (word & ~inside) * line;
-    word = at(first).load(std::memory_order_acquire);
-  }
-  if (word == 0 || (word & inside) != 0 || offset - first >= size_in(word)) {
-    return {};
-  }
-  return {.kind = static_cast<kind>(word >> size_bits), .offset = first, .size = size_in(word)};
 }
 
 void code_index::add(std::size_t offset, std::size_t size) noexcept {
@@ -229,18 +197,9 @@ arena_state::arena_state(std::unique_ptr<code_memory> memory, code_index index)
 
 arena_state::~arena_state() { open_arenas::remove(*this); }
 
-auto arena_state::check(std::string_view operation) const -> result<void> {
-  switch (state_.load(std::memory_order_acquire)) {
-  case state::open:
-    return {};
-  case state::sealed:
-    return fail(errc::sealed, operation);
-  case state::closed:
-    return fail(errc::closed, operation);
-  case state::forked:
-    break;
-  }
-  return fail(errc::forked, operation);
+auto arena_state::refuse(std::string_view operation) const -> std::unexpected<error> {
+  auto const now = state_.load(std::memory_order_acquire);
+  return fail(now == state::sealed ? errc::sealed : now == state::forked ? errc::forked : errc::closed, operation);
 }
 
 auto arena_state::close() -> result<void> {
@@ -336,25 +295,47 @@ auto arena_state::write(code_span to, std::span<std::byte const> code) -> result
     return fail(errc::out_of_range, operation,
                 std::to_string(code.size()) + " bytes do not fit into " + std::to_string(found->size));
   }
-  auto const offset = static_cast<std::uint32_t>(found->offset);
-  auto const size = static_cast<std::uint32_t>(in_lines(found->size));
-  auto position = staged_.size();
-  if (found->kind == code_index::kind::written) {
+  if (memory_->gathers()) {
+    stage(*found, code);
+    return {};
+  }
+  auto const done = write_in_place(*found, code);
+  return done ? result<void>{} : fail(done.error(), operation);
+}
+
+void arena_state::stage(code_index::entry const& to, std::span<std::byte const> code) {
+  auto const offset = static_cast<std::uint32_t>(to.offset);
+  auto const size = in_lines(to.size);
+  auto position = staged_end_;
+  if (to.kind == code_index::kind::written) {
     position = std::ranges::find(pending_, offset, &pending::offset)->position;
   } else {
-    pending_.push_back({.offset = offset, .size = size, .position = static_cast<std::uint32_t>(position)});
-    try {
-      staged_.resize(position + size);
-    } catch (...) {
-      pending_.pop_back();
-      throw;
+    if (staged_.size() - staged_end_ < size) {
+      staged_.resize((2 * staged_.size()) + size);
     }
-    index_.set(offset, code_index::kind::written);
+    pending_.push_back(
+        {.offset = offset, .size = static_cast<std::uint32_t>(size), .position = static_cast<std::uint32_t>(position)});
+    staged_end_ += size;
+    index_.set(to.offset, code_index::kind::written);
   }
-  auto const room = std::span{staged_}.subspan(position, size);
-  std::ranges::copy(code, room.begin());
-  std::ranges::fill(room.subspan(code.size()), machine::trap);
-  return {};
+  auto* const room = staged_.data() + position;
+  std::ranges::copy(code, room);
+  std::memset(room + code.size(), std::to_integer<int>(machine::trap), size - code.size());
+}
+
+// Nobody executes what is not published. Behind the code there are traps already, unless other code was written there before.
+auto arena_state::write_in_place(code_index::entry const& to, std::span<std::byte const> code) -> os::outcome<void> {
+  if (to.kind == code_index::kind::written) {
+    if (auto done = memory_->fill_with_traps(to.offset, in_lines(to.size)); !done) {
+      return done;
+    }
+  } else {
+    pending_.push_back({.offset = static_cast<std::uint32_t>(to.offset),
+                        .size = static_cast<std::uint32_t>(in_lines(to.size)),
+                        .position = 0});
+    index_.set(to.offset, code_index::kind::written);
+  }
+  return memory_->put(to.offset, code);
 }
 
 auto arena_state::publish() -> result<void> {
@@ -369,7 +350,7 @@ auto arena_state::publish_locked() -> result<void> {
   if (pending_.empty() && !is_changed_) {
     return {};
   }
-  if (auto const done = put_pending(); !done) {
+  if (auto const done = memory_->gathers() ? put_pending() : os::outcome<void>{}; !done) {
     return fail(done.error(), "publish code");
   }
   if (auto const done = code_barrier(); !done) {
@@ -380,30 +361,47 @@ auto arena_state::publish_locked() -> result<void> {
   }
   functions_ += pending_.size();
   pending_.clear();
-  staged_.clear();
+  staged_end_ = 0;
+  if (staged_.size() > most_kept) {
+    staged_ = {};
+    run_ = {};
+  }
   is_changed_ = false;
   ++publishes_;
   return {};
 }
 
-// Functions side by side at once.
+// Functions side by side at once, without another copy where they were also written in that order.
 auto arena_state::put_pending() -> os::outcome<void> {
   if (!std::ranges::is_sorted(pending_, {}, &pending::offset)) {
     std::ranges::sort(pending_, {}, &pending::offset);
   }
   for (std::span<pending const> rest{pending_}; !rest.empty();) {
-    auto const apart = std::ranges::adjacent_find(
-        rest, [](pending const& one, pending const& next) { return one.offset + one.size != next.offset; });
-    auto const run = rest.first(apart == rest.end() ? rest.size() : static_cast<std::size_t>(apart - rest.begin()) + 1);
-    run_.clear();
-    for (auto const& one : run) {
-      auto const code = std::span{staged_}.subspan(one.position, one.size);
-      run_.insert(run_.end(), code.begin(), code.end());
+    auto const& first = rest.front();
+    auto const is_staged_so = [&](pending const& one) {
+      return one.offset - first.offset == one.position - first.position;
+    };
+    std::size_t count = 0;
+    std::size_t length = 0;
+    auto in_order = true;
+    for (; count < rest.size() && rest[count].offset == first.offset + length; ++count) {
+      length += rest[count].size;
+      in_order = in_order && is_staged_so(rest[count]);
     }
-    if (auto done = memory_->put(run.front().offset, run_); !done) {
+    auto done = os::outcome<void>{};
+    if (in_order) {
+      done = memory_->put(first.offset, std::span{staged_}.subspan(first.position, length));
+    } else {
+      run_.resize(length);
+      for (auto const& one : rest.first(count)) {
+        std::memcpy(run_.data() + (one.offset - first.offset), staged_.data() + one.position, one.size);
+      }
+      done = memory_->put(first.offset, run_);
+    }
+    if (!done) {
       return done;
     }
-    rest = rest.subspan(run.size());
+    rest = rest.subspan(count);
   }
   return {};
 }
@@ -461,28 +459,42 @@ auto arena_state::reclaim_locked() -> result<std::size_t> {
   guards_.advance();
   auto const end =
       std::ranges::find_if(waiting_, [&](waiting const& one) { return !guards_.have_ended(one.generation); });
-  std::ranges::subrange const can_go{waiting_.begin(), end};
-  std::ranges::sort(can_go, {}, &waiting::offset);
+  std::span const can_go{waiting_.begin(), end};
   std::size_t reclaimed = 0;
-  os::outcome<void> filled;
-  for (auto const& one : can_go) {
-    filled = memory_->fill_with_traps(one.offset, in_lines(one.size));
-    if (!filled) {
-      break;
-    }
-    ++reclaimed;
-  }
+  auto const filled = fill_retired(can_go, reclaimed);
   if (reclaimed > 0) {
     // Nobody is to execute what he has prefetched, of the old code or of the traps, when there is new code.
     if (auto const done = code_barrier(); !done) {
       return fail(done.error(), "reclaim code");
     }
   }
-  for (auto const& one : can_go | std::views::take(reclaimed)) {
+  // The last to be given back is the first to be allocated again: in this order functions that are written one after the other
+  // lie side by side.
+  for (auto const& one : can_go.first(reclaimed) | std::views::reverse) {
     deallocate(one.offset, one.size);
   }
   waiting_.erase(waiting_.begin(), waiting_.begin() + static_cast<std::ptrdiff_t>(reclaimed));
   return filled ? result<std::size_t>{reclaimed} : fail(filled.error(), "reclaim code");
+}
+
+// Tells how many of the first it has filled with traps; those side by side at once.
+auto arena_state::fill_retired(std::span<waiting> retired, std::size_t& filled) -> os::outcome<void> {
+  if (memory_->gathers()) {
+    std::ranges::sort(retired, {}, &waiting::offset);
+  }
+  while (filled < retired.size()) {
+    auto const offset = retired[filled].offset;
+    auto end = std::size_t{offset};
+    auto next = filled;
+    for (; next < retired.size() && retired[next].offset == end; ++next) {
+      end += in_lines(retired[next].size);
+    }
+    if (auto done = memory_->fill_with_traps(offset, end - offset); !done) {
+      return done;
+    }
+    filled = next;
+  }
+  return {};
 }
 
 auto arena_state::find(void const* address) const noexcept -> std::optional<code_span> {

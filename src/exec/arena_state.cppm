@@ -5,12 +5,14 @@ module;
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <expected>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 // What a code_arena is. Implementation units only.
@@ -28,7 +30,8 @@ namespace fmmap {
 // Functions begin at multiples of a cache line: a write to one makes a processor throw away what it has decoded of the line.
 inline constexpr std::size_t line = 64;
 
-// Which functions there are, by the line they begin at; a word for each. Read without a lock.
+// Which functions there are, in a word for each line: 0 where no function is; in a function's first line what it is, and its
+// length; in another one of its lines, with the highest bit, how many lines it is to the first. Read without a lock.
 class code_index {
 public:
   enum class kind : unsigned char { none, allocated, written, published, retired };
@@ -44,17 +47,40 @@ public:
   [[nodiscard]] static auto make(std::size_t reserve) -> result<code_index>;
 
   // The function that has the byte in it.
-  [[nodiscard]] auto find(std::size_t offset) const noexcept -> entry;
+  [[nodiscard]] inline auto find(std::size_t offset) const noexcept -> entry {
+    auto first = offset / line * line;
+    auto word = at(first).load(std::memory_order_acquire);
+    if ((word & inside) != 0) {
+      first -= (word & ~inside) * line;
+      word = at(first).load(std::memory_order_acquire);
+    }
+    if (word == 0 || (word & inside) != 0 || offset - first >= size_in(word)) {
+      return {};
+    }
+    return {.kind = static_cast<code_index::kind>(word >> size_bits), .offset = first, .size = size_in(word)};
+  }
 
   void add(std::size_t offset, std::size_t size) noexcept;
   void set(std::size_t offset, kind now) noexcept;
   void remove(std::size_t offset) noexcept;
 
 private:
-  explicit code_index(mapping words) noexcept : words_{std::move(words)} {}
-  [[nodiscard]] auto at(std::size_t offset) const noexcept -> std::atomic_ref<std::uint32_t>;
+  static constexpr std::uint32_t inside = std::uint32_t{1} << 31U;
+  static constexpr unsigned size_bits = 28;
 
-  mapping words_;
+  static constexpr auto word_of(code_index::kind kind, std::size_t size) noexcept -> std::uint32_t {
+    return (static_cast<std::uint32_t>(kind) << size_bits) | static_cast<std::uint32_t>(size);
+  }
+  static constexpr auto size_in(std::uint32_t word) noexcept -> std::size_t { return word & largest; }
+
+  explicit code_index(mapping memory) noexcept
+      : memory_{std::move(memory)}, words_{reinterpret_cast<std::uint32_t*>(memory_.writable_bytes().data())} {}
+  [[nodiscard]] inline auto at(std::size_t offset) const noexcept -> std::atomic_ref<std::uint32_t> {
+    return std::atomic_ref{words_[offset / line]};
+  }
+
+  mapping memory_;
+  std::uint32_t* words_;
 };
 
 // Who may be executing what. There are two generations, of which one begins while the other ends: what was retired in one can go
@@ -112,7 +138,7 @@ private:
   friend class open_arenas;
   enum class state : unsigned char { open, sealed, closed, forked };
 
-  // Of code that is written and not published.
+  // Of code that is written and not published. It is in place already, unless `put` gathers.
   struct pending {
     std::uint32_t offset;   // of the function, in the arena
     std::uint32_t size;     // in whole lines
@@ -124,7 +150,13 @@ private:
     std::uint32_t size;
   };
 
-  [[nodiscard]] auto check(std::string_view operation) const -> result<void>;
+  [[nodiscard]] inline auto check(std::string_view operation) const -> result<void> {
+    if (state_.load(std::memory_order_acquire) != state::open) [[unlikely]] {
+      return refuse(operation);
+    }
+    return {};
+  }
+  [[nodiscard, gnu::cold]] auto refuse(std::string_view operation) const -> std::unexpected<error>;
   [[nodiscard]] auto published_or_not(code_span function, std::string_view operation) const
       -> result<code_index::entry>;
   [[nodiscard]] auto span_of(std::size_t offset, std::size_t size) const noexcept -> code_span {
@@ -132,6 +164,9 @@ private:
   }
 
   // With the lock.
+  [[nodiscard]] auto write_in_place(code_index::entry const& to, std::span<std::byte const> code) -> os::outcome<void>;
+  void stage(code_index::entry const& to, std::span<std::byte const> code);
+  [[nodiscard]] auto fill_retired(std::span<waiting> retired, std::size_t& filled) -> os::outcome<void>;
   [[nodiscard]] auto put_pending() -> os::outcome<void>;
   [[nodiscard]] auto publish_locked() -> result<void>;
   [[nodiscard]] auto reclaim_locked() -> result<std::size_t>;
@@ -150,6 +185,7 @@ private:
   mutable std::mutex mutex_; // of all that follows
   std::vector<pending> pending_;
   std::vector<std::byte> staged_;
+  std::size_t staged_end_ = 0;
   std::vector<std::byte> run_;                    // of functions side by side, to be put at once
   std::vector<waiting> waiting_;                  // by generation
   std::map<std::size_t, std::size_t> alignments_; // of functions with more than a line's

@@ -28,10 +28,10 @@ namespace fmmap {
 
 namespace {
 
-constexpr os::protection readable{};
-constexpr os::protection writable{.read = true, .write = true};
-constexpr os::protection executable{.read = true, .execute = true};
-constexpr os::protection nothing{.read = false};
+constexpr os::protection can_read{};
+constexpr os::protection can_write{.read = true, .write = true};
+constexpr os::protection can_execute{.read = true, .execute = true};
+constexpr os::protection no_access{.read = false};
 
 constexpr os::map_flags own_memory{.shared = false, .anonymous = true};
 constexpr os::map_flags address_space{.shared = false, .anonymous = true, .no_reserve = true};
@@ -68,7 +68,7 @@ private:
 auto hold(std::byte* address, std::size_t length) -> os::outcome<held_memory> {
   auto flags = address_space;
   flags.exactly = address != nullptr;
-  auto const placed = os::map(address, length, nothing, flags, os::no_descriptor, 0);
+  auto const placed = os::map(address, length, no_access, flags, os::no_descriptor, 0);
   if (!placed) {
     return std::unexpected(placed.error());
   }
@@ -106,9 +106,11 @@ auto hold_near_text(std::size_t length) -> os::outcome<held_memory> {
   return std::unexpected(why);
 }
 
+// Behind a page that can be read, and belongs to the memory: a caller that is compiled with -fsanitize=function looks at what is
+// before a function.
 template <class Memory>
 auto take_over(held_memory held) -> std::unique_ptr<Memory> {
-  auto made = std::make_unique<Memory>(held.base(), held.length());
+  auto made = std::make_unique<Memory>(held.base() + os::page_size(), held.length() - os::page_size());
   (void)held.release();
   return made;
 }
@@ -175,7 +177,7 @@ protected:
     if (!reader && !may_be_writable) {
       return std::unexpected(reader.error());
     }
-    auto const mapped = os::map(base_, reserve_, executable, {.replace = true}, reader.value_or(file_), 0);
+    auto const mapped = os::map(base_, reserve_, can_execute, {.replace = true}, reader.value_or(file_), 0);
     if (reader) {
       report(os::close(*reader), "close");
     }
@@ -232,6 +234,7 @@ public:
   ~dual_memory() override { unmap_alias(); }
 
   auto strategy() const noexcept -> code_strategy override { return code_strategy::dual; }
+  auto gathers() const noexcept -> bool override { return false; }
   auto security_level() const noexcept -> std::string_view override {
     return is_unchangeable_ ? "the code can be written at another address, until it is sealed, and the system refuses "
                               "to make these pages "
@@ -272,7 +275,7 @@ private:
     if (!held) {
       return std::unexpected(held.error());
     }
-    auto const mapped = os::map(held->base() + page, reserve(), writable, {.replace = true}, file(), 0);
+    auto const mapped = os::map(held->base() + page, reserve(), can_write, {.replace = true}, file(), 0);
     if (!mapped) {
       return std::unexpected(mapped.error());
     }
@@ -339,13 +342,13 @@ public:
 private:
   template <class Build>
   auto replace(std::size_t offset, std::size_t length, Build build) -> os::outcome<void> {
-    auto const made = os::map(nullptr, length, writable, own_memory, os::no_descriptor, 0);
+    auto const made = os::map(nullptr, length, can_write, own_memory, os::no_descriptor, 0);
     if (!made) {
       return std::unexpected(made.error());
     }
     held_memory held{*made, length};
     build(*made);
-    if (auto done = os::protect(*made, length, executable); !done) {
+    if (auto done = os::protect(*made, length, can_execute); !done) {
       return done;
     }
     auto done = os::move_map(*made, length, base_ + offset);
@@ -394,7 +397,7 @@ code_memory::~code_memory() { report(code_memory::release(), "unmap"); }
 
 auto code_memory::release() -> os::outcome<void> {
   auto* const base = std::exchange(base_, nullptr);
-  return base == nullptr ? os::outcome<void>{} : os::unmap(base, reserve_);
+  return base == nullptr ? os::outcome<void>{} : os::unmap(base - os::page_size(), reserve_ + os::page_size());
 }
 
 auto code_memory::fill_with_traps(std::size_t offset, std::size_t length) -> os::outcome<void> {
@@ -425,7 +428,13 @@ auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_mem
     if (wanted.strategy != code_strategy::automatic && wanted.strategy != strategy) {
       continue;
     }
-    auto held = wanted.near_text ? hold_near_text(wanted.reserve) : hold(nullptr, wanted.reserve);
+    auto const length = wanted.reserve + os::page_size();
+    auto held = wanted.near_text ? hold_near_text(length) : hold(nullptr, length);
+    if (held) {
+      if (auto const done = os::protect(held->base(), os::page_size(), can_read); !done) {
+        held = std::unexpected(done.error());
+      }
+    }
     if (!held) {
       return std::unexpected(error::make(
           {held.error(), std::system_category()}, "make memory for code", {}, {},
@@ -460,13 +469,13 @@ namespace {
 auto interrupt_all() -> os::outcome<void> {
   static constinit std::mutex one_at_a_time;
   std::scoped_lock const lock{one_at_a_time};
-  auto const page = os::map(nullptr, os::page_size(), writable, own_memory, os::no_descriptor, 0);
+  auto const page = os::map(nullptr, os::page_size(), can_write, own_memory, os::no_descriptor, 0);
   if (!page) {
     return std::unexpected(page.error());
   }
   held_memory const held{*page, os::page_size()};
   **page = std::byte{1};
-  return os::protect(*page, os::page_size(), readable);
+  return os::protect(*page, os::page_size(), can_read);
 }
 
 } // namespace

@@ -38,6 +38,9 @@ public:
   [[nodiscard]] virtual auto strategy() const noexcept -> code_strategy = 0;
   [[nodiscard]] virtual auto security_level() const noexcept -> std::string_view = 0;
 
+  // Whether each `put` is so expensive that one of neighbours together is worth gathering them.
+  [[nodiscard]] virtual auto gathers() const noexcept -> bool { return true; }
+
   // Makes the first `size` bytes, whole pages, usable, those that are new full of traps. One thread at a time.
   [[nodiscard]] virtual auto grow_to(std::size_t size) -> os::outcome<void> = 0;
 

@@ -94,7 +94,7 @@ BOOST_AUTO_TEST_CASE(runs_once_it_is_published_with_every_strategy) {
     for (std::uint32_t i = 0; i < 1000; ++i) {
       all.push_back(or_throw(arena.allocate(6)));
       or_throw(arena.write(all.back(), returning(i)));
-      BOOST_TEST_REQUIRE(is_trapped(all.back().bytes()));
+      BOOST_TEST_REQUIRE((one == code_strategy::dual || is_trapped(all.back().bytes())));
     }
     or_throw(arena.publish());
     for (std::uint32_t i = 0; i < all.size(); ++i) {
