@@ -380,16 +380,31 @@ auto runs_code(code_memory& memory) -> os::outcome<void> {
   return memory.fill_with_traps(0, machine::probe.size());
 }
 
-auto make_one(code_strategy strategy, held_memory held) -> os::outcome<std::unique_ptr<code_memory>> {
-  switch (strategy) {
-  case code_strategy::dual:
-    return dual_memory::make(std::move(held));
-  case code_strategy::toggle:
-    return toggled_memory::make(std::move(held));
-  default:
-    return unaliased_memory::make(std::move(held));
+auto hold_for(code_memory::request const& wanted) -> os::outcome<held_memory> {
+  auto const length = wanted.reserve + os::page_size();
+  auto held = wanted.near_text ? hold_near_text(length) : hold(nullptr, length);
+  if (held) {
+    if (auto const done = os::protect(held->base(), os::page_size(), can_read); !done) {
+      return std::unexpected(done.error());
+    }
   }
+  return held;
 }
+
+auto make_one(code_strategy strategy, held_memory held) -> os::outcome<std::unique_ptr<code_memory>> {
+  auto made = strategy == code_strategy::dual     ? dual_memory::make(std::move(held))
+              : strategy == code_strategy::toggle ? toggled_memory::make(std::move(held))
+                                                  : unaliased_memory::make(std::move(held));
+  if (made) {
+    if (auto const ran = runs_code(**made); !ran) {
+      return std::unexpected(ran.error());
+    }
+  }
+  return made;
+}
+
+// Whether what one strategy met would be met by the others, too, or has to be known.
+auto is_want(int error) noexcept -> bool { return error == ENOMEM || error == EMFILE || error == ENFILE; }
 
 } // namespace
 
@@ -422,19 +437,12 @@ auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_mem
     return std::unexpected(error::make(std::make_error_code(std::errc::operation_not_supported), "make memory for code",
                                        {}, {}, "fmmap knows the code of x86-64 only"));
   }
-  constexpr std::array all{code_strategy::no_alias, code_strategy::dual, code_strategy::toggle};
   int why = EOPNOTSUPP;
-  for (auto const strategy : all) {
-    if (wanted.strategy != code_strategy::automatic && wanted.strategy != strategy) {
+  for (auto const strategy : {code_strategy::no_alias, code_strategy::dual, code_strategy::toggle}) {
+    if (is_want(why) || (wanted.strategy != code_strategy::automatic && wanted.strategy != strategy)) {
       continue;
     }
-    auto const length = wanted.reserve + os::page_size();
-    auto held = wanted.near_text ? hold_near_text(length) : hold(nullptr, length);
-    if (held) {
-      if (auto const done = os::protect(held->base(), os::page_size(), can_read); !done) {
-        held = std::unexpected(done.error());
-      }
-    }
+    auto held = hold_for(wanted);
     if (!held) {
       return std::unexpected(error::make(
           {held.error(), std::system_category()}, "make memory for code", {}, {},
@@ -443,17 +451,9 @@ auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_mem
     }
     auto made = make_one(strategy, std::move(*held));
     if (made) {
-      if (auto const ran = runs_code(**made); ran) {
-        return std::move(*made);
-      } else {
-        why = ran.error();
-      }
-    } else {
-      why = made.error();
+      return std::move(*made);
     }
-    if (why == ENOMEM || why == EMFILE || why == ENFILE) { // would hold for the others, too, or has to be known
-      break;
-    }
+    why = made.error();
   }
   return std::unexpected(error::make({why, std::system_category()}, "make memory for code", {}, {},
                                      wanted.strategy == code_strategy::automatic
