@@ -197,14 +197,25 @@ arena_state::arena_state(std::unique_ptr<code_memory> memory, code_index index)
 
 arena_state::~arena_state() { open_arenas::remove(*this); }
 
+auto arena_state::lock_open(std::string_view operation) const -> result<std::unique_lock<std::mutex>> {
+  if (state_.load(std::memory_order_acquire) != state::open) {
+    return refuse(operation);
+  }
+  std::unique_lock lock{mutex_};
+  if (state_.load(std::memory_order_acquire) != state::open) { // sealed meanwhile
+    return refuse(operation);
+  }
+  return lock;
+}
+
 auto arena_state::refuse(std::string_view operation) const -> std::unexpected<error> {
   auto const now = state_.load(std::memory_order_acquire);
   return fail(now == state::sealed ? errc::sealed : now == state::forked ? errc::forked : errc::closed, operation);
 }
 
+// Nobody else uses the arena then.
 auto arena_state::close() -> result<void> {
   open_arenas::remove(*this);
-  std::scoped_lock const lock{mutex_};
   if (state_.exchange(state::closed) == state::closed) {
     return fail(errc::closed, "close");
   }
@@ -227,8 +238,8 @@ auto arena_state::withdraw(std::size_t /*offset*/, std::size_t /*length*/) -> re
 
 auto arena_state::allocate(std::size_t size, std::size_t alignment) -> result<code_span> {
   constexpr std::string_view operation = "allocate code";
-  if (auto open = check(operation); !open) {
-    return std::unexpected(std::move(open).error());
+  if (state_.load(std::memory_order_acquire) != state::open) [[unlikely]] {
+    return refuse(operation);
   }
   if (size == 0 || size > code_index::largest) {
     return fail(errc::invalid_options, operation, "a function has between 1 byte and 256 MiB");
@@ -248,8 +259,13 @@ auto arena_state::allocate(std::size_t size, std::size_t alignment) -> result<co
     return std::unexpected(std::move(offset).error());
   }
   if (aligned > line) {
-    std::scoped_lock const lock{mutex_};
-    alignments_.emplace(*offset, aligned);
+    try {
+      std::scoped_lock const lock{mutex_};
+      alignments_.emplace(*offset, aligned);
+    } catch (...) {
+      allocator_->deallocate(*offset, in_lines(size), aligned);
+      throw;
+    }
   }
   index_.add(*offset, size);
   return span_of(*offset, size);
@@ -280,9 +296,9 @@ auto arena_state::published_or_not(code_span function, std::string_view operatio
 
 auto arena_state::write(code_span to, std::span<std::byte const> code) -> result<void> {
   constexpr std::string_view operation = "write code";
-  std::scoped_lock const lock{mutex_};
-  if (auto open = check(operation); !open) {
-    return open;
+  auto const open = lock_open(operation);
+  if (!open) {
+    return std::unexpected(open.error());
   }
   auto const found = published_or_not(to, operation);
   if (!found) {
@@ -339,14 +355,11 @@ auto arena_state::write_in_place(code_index::entry const& to, std::span<std::byt
 }
 
 auto arena_state::publish() -> result<void> {
-  std::scoped_lock const lock{mutex_};
-  return publish_locked();
+  auto const open = lock_open("publish code");
+  return open ? publish_locked() : std::unexpected(open.error());
 }
 
 auto arena_state::publish_locked() -> result<void> {
-  if (auto open = check("publish code"); !open) {
-    return open;
-  }
   if (pending_.empty() && !is_changed_) {
     return {};
   }
@@ -408,9 +421,9 @@ auto arena_state::put_pending() -> os::outcome<void> {
 
 auto arena_state::change(code_span published, std::size_t offset, std::span<std::byte const> bytes) -> result<void> {
   constexpr std::string_view operation = "change code";
-  std::scoped_lock const lock{mutex_};
-  if (auto open = check(operation); !open) {
-    return open;
+  auto const open = lock_open(operation);
+  if (!open) {
+    return std::unexpected(open.error());
   }
   auto const found = published_or_not(published, operation);
   if (!found) {
@@ -423,9 +436,9 @@ auto arena_state::change(code_span published, std::size_t offset, std::span<std:
 
 auto arena_state::retire(code_span function) -> result<void> {
   constexpr std::string_view operation = "retire code";
-  std::scoped_lock const lock{mutex_};
-  if (auto open = check(operation); !open) {
-    return open;
+  auto const open = lock_open(operation);
+  if (!open) {
+    return std::unexpected(open.error());
   }
   auto const found = published_or_not(function, operation);
   if (!found) {
@@ -447,11 +460,8 @@ auto arena_state::retire(code_span function) -> result<void> {
 }
 
 auto arena_state::reclaim() -> result<std::size_t> {
-  std::scoped_lock const lock{mutex_};
-  if (auto open = check("reclaim code"); !open) {
-    return std::unexpected(std::move(open).error());
-  }
-  return reclaim_locked();
+  auto const open = lock_open("reclaim code");
+  return open ? reclaim_locked() : std::unexpected(open.error());
 }
 
 auto arena_state::reclaim_locked() -> result<std::size_t> {
@@ -508,7 +518,10 @@ auto arena_state::find(void const* address) const noexcept -> std::optional<code
 }
 
 auto arena_state::seal() -> result<void> {
-  std::scoped_lock const lock{mutex_};
+  auto const open = lock_open("seal code");
+  if (!open) {
+    return std::unexpected(open.error());
+  }
   if (auto done = publish_locked(); !done) {
     return done;
   }

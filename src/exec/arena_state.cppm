@@ -127,6 +127,7 @@ public:
   [[nodiscard]] auto find(void const* address) const noexcept -> std::optional<code_span>;
   [[nodiscard]] auto seal() -> result<void>;
   [[nodiscard]] auto is_sealed() const noexcept -> bool { return state_.load() == state::sealed; }
+  [[nodiscard]] auto is_forked() const noexcept -> bool { return state_.load() == state::forked; }
   [[nodiscard]] auto stats() const -> code_stats;
   [[nodiscard]] auto close() -> result<void>;
   [[nodiscard]] auto guarding() noexcept -> guards& { return guards_; }
@@ -150,12 +151,8 @@ private:
     std::uint32_t size;
   };
 
-  [[nodiscard]] inline auto check(std::string_view operation) const -> result<void> {
-    if (state_.load(std::memory_order_acquire) != state::open) [[unlikely]] {
-      return refuse(operation);
-    }
-    return {};
-  }
+  // The lock, of an arena that is open. It is not waited for otherwise: in a child it may belong to a thread that is not there.
+  [[nodiscard]] auto lock_open(std::string_view operation) const -> result<std::unique_lock<std::mutex>>;
   [[nodiscard, gnu::cold]] auto refuse(std::string_view operation) const -> std::unexpected<error>;
   [[nodiscard]] auto published_or_not(code_span function, std::string_view operation) const
       -> result<code_index::entry>;

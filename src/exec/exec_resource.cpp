@@ -36,6 +36,9 @@ public:
 
   // Whatever is left goes with the resource.
   ~staged_code() {
+    if (arena_->is_forked()) { // goes with the process
+      return;
+    }
     for (auto const& [begin, one] : objects_) {
       give_up(one);
       staging_->deallocate(begin, one.size, one.alignment);
@@ -45,6 +48,9 @@ public:
   auto allocate(std::size_t size, std::size_t alignment) -> void* {
     auto* const begin = static_cast<std::byte*>(staging_->allocate(size, alignment));
     std::ranges::fill(std::span{begin, size}, machine::trap);
+    if (arena_->is_forked()) { // the lock may belong to a thread that is not there
+      return begin;
+    }
     try {
       std::scoped_lock const lock{mutex_};
       objects_.emplace(begin, object{.size = size, .alignment = alignment, .code = {}});
@@ -56,7 +62,7 @@ public:
   }
 
   void deallocate(void* pointer, std::size_t size, std::size_t alignment) noexcept {
-    {
+    if (!arena_->is_forked()) {
       std::scoped_lock const lock{mutex_};
       auto const found = objects_.find(static_cast<std::byte*>(pointer));
       if (found != objects_.end()) {
@@ -68,6 +74,9 @@ public:
   }
 
   auto flush() -> result<void> {
+    if (arena_->is_forked()) {
+      return std::unexpected(error::make(errc::forked, "flush code"));
+    }
     std::scoped_lock const lock{mutex_};
     for (auto& [begin, one] : objects_) {
       if (one.size == 0) {
@@ -89,7 +98,12 @@ public:
   }
 
   auto address_of(std::byte const* pointer) const noexcept -> std::byte const* {
-    std::scoped_lock const lock{mutex_};
+    std::unique_lock lock{mutex_, std::defer_lock};
+    if (!arena_->is_forked()) {
+      lock.lock();
+    } else if (!lock.try_lock()) {
+      return nullptr;
+    }
     auto const behind = objects_.upper_bound(const_cast<std::byte*>(pointer));
     if (behind == objects_.begin()) {
       return nullptr;

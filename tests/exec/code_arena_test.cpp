@@ -380,6 +380,29 @@ BOOST_AUTO_TEST_CASE(of_the_parent_is_out_of_a_childs_reach) {
   });
 }
 
+// Threads that are amid a call when another one forks are not in the child, where their locks are taken for ever.
+BOOST_AUTO_TEST_CASE(of_the_parent_keeps_no_child_waiting) {
+  if (thread_sanitized) {
+    std::cout << "SKIP: the thread sanitizer wants no fork of a process with threads\n";
+    return;
+  }
+  auto arena = arena_of(code_strategy::no_alias);
+  std::jthread const busy{[&](std::stop_token const& stop) {
+    while (!stop.stop_requested()) {
+      or_throw(arena.retire(published(arena, 1)));
+    }
+  }};
+  for (int i = 0; i < 50; ++i) {
+    auto const child = start_child([&] {
+      ::alarm(20);
+      auto const refused = fails(arena.publish(), errc::forked) && fails(arena.reclaim(), errc::forked) &&
+                           fails(arena.allocate(6), errc::forked) && fails(arena.seal(), errc::forked);
+      return refused && arena.stats().functions == 0 && arena.close() ? 0 : 1;
+    });
+    BOOST_TEST(end_of(child) == 0);
+  }
+}
+
 // PR_SET_MDWE is for good, hence a child, which executes nothing that has to be made anew.
 BOOST_AUTO_TEST_CASE(comes_into_being_where_nothing_may_become_executable_that_was_writable) {
   BOOST_TEST(found_in_child([](findings& found) {

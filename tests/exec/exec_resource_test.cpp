@@ -11,6 +11,7 @@
 
 #include "exec/strategies.hpp"
 #include "support/outcome.hpp"
+#include "support/process.hpp"
 
 import fmmap.core;
 import fmmap.exec;
@@ -89,6 +90,24 @@ BOOST_AUTO_TEST_CASE(is_given_up_with_its_memory_and_with_the_resource) {
     BOOST_TEST(arena.stats().functions == 1U);
   }
   BOOST_TEST(arena.stats().functions == 0U);
+}
+
+BOOST_AUTO_TEST_CASE(runs_in_a_forked_child_and_is_not_published_by_it) {
+  auto arena = or_throw(code_arena::create());
+  auto const resource = or_throw(exec_resource::create(arena));
+  std::pmr::vector<std::byte> code{resource.get()};
+  append(code, 5);
+  or_throw(resource->flush());
+  BOOST_TEST(found_in_child([&](findings& found) {
+               found.expect(resource->entry<int()>(code.data())() == 5, "it does not run");
+               append(code, 6); // moves
+               found.expect(resource->entry<int()>(code.data()) == nullptr, "it has an entry");
+               found.expect(fails(resource->flush(), errc::forked), "flush");
+             }) == "");
+  BOOST_TEST(resource->entry<int()>(code.data())() == 5);
+  append(code, 6);
+  or_throw(resource->flush());
+  BOOST_TEST(resource->entry<int()>(code.data() + 6)() == 6);
 }
 
 BOOST_AUTO_TEST_CASE(has_no_entry_elsewhere) {
