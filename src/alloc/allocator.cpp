@@ -95,9 +95,12 @@ public:
     return made;
   }
 
+  // While it is held, no thread ends: one that does hands its magazines back, whoever has exclusive use.
+  using no_end = std::unique_lock<std::mutex>;
+  [[nodiscard]] static auto keep_threads() -> no_end { return no_end{all}; }
+
   template <class Do>
-  static void for_magazines(allocator& of, Do use) {
-    std::scoped_lock const lock{all};
+  static void for_magazines(no_end const& /*kept*/, allocator const& of, Do use) {
     for (auto* cache = of.caches_; cache != nullptr; cache = cache->next_of_allocator) {
       use(*cache);
     }
@@ -603,7 +606,8 @@ void allocator::clear() noexcept {
   if (refusal_) {
     return;
   }
-  registry::for_magazines(*this, [](magazines& each) {
+  auto const kept = registry::keep_threads();
+  registry::for_magazines(kept, *this, [](magazines& each) {
     for (auto& count : each.counts) {
       count.store(0, std::memory_order_relaxed);
     }
@@ -645,9 +649,9 @@ void mark_free(chunk_state& state, std::size_t chunk, books::bit block) {
 } // namespace
 
 // By word.
-auto allocator::blocks_in_magazines() const -> std::vector<books::bit> {
+auto allocator::blocks_in_magazines(std::unique_lock<std::mutex> const& kept) const -> std::vector<books::bit> {
   std::vector<books::bit> blocks;
-  registry::for_magazines(const_cast<allocator&>(*this), [&](magazines& each) {
+  registry::for_magazines(kept, *this, [&](magazines const& each) {
     for (unsigned c = 0; c < class_count; ++c) {
       auto* const begin = each.slots.data() + magazine_begins[c];
       std::ranges::transform(begin, begin + each.counts[c].load(std::memory_order_relaxed), std::back_inserter(blocks),
@@ -685,8 +689,9 @@ auto allocator::plain_state_of(std::size_t chunk) const -> chunk_state {
 }
 
 auto allocator::state_of(std::size_t chunk) const -> chunk_state {
+  auto const kept = registry::keep_threads();
   auto state = plain_state_of(chunk);
-  for (auto const& block : blocks_in_magazines()) {
+  for (auto const& block : blocks_in_magazines(kept)) {
     if (block.word / words_per_chunk == chunk) {
       mark_free(state, chunk, block);
     }
@@ -695,6 +700,7 @@ auto allocator::state_of(std::size_t chunk) const -> chunk_state {
 }
 
 auto allocator::is_live(std::size_t offset, std::size_t length) const -> bool {
+  auto const kept = registry::keep_threads();
   if (!books_.is_used(offset, length)) {
     return false;
   }
@@ -702,7 +708,7 @@ auto allocator::is_live(std::size_t offset, std::size_t length) const -> bool {
     return true;
   }
   auto const block = books_.bit_of(offset);
-  return std::ranges::none_of(blocks_in_magazines(), [&](books::bit const& cached) {
+  return std::ranges::none_of(blocks_in_magazines(kept), [&](books::bit const& cached) {
     return cached.word == block.word && cached.mask == block.mask;
   });
 }
@@ -724,8 +730,9 @@ auto allocator::is_object(std::size_t offset, std::size_t size, std::size_t alig
 }
 
 auto allocator::live_bytes() const -> std::size_t {
+  auto const kept = registry::keep_threads();
   auto live = books_.used_bytes();
-  registry::for_magazines(const_cast<allocator&>(*this), [&](magazines& each) {
+  registry::for_magazines(kept, *this, [&](magazines const& each) {
     for (unsigned c = 0; c < class_count; ++c) {
       live -= each.counts[c].load(std::memory_order_relaxed) * class_size(c);
     }
@@ -740,7 +747,8 @@ void allocator::export_again(std::size_t chunk) noexcept {
 }
 
 void allocator::export_dirty(std::function<void(std::size_t chunk, chunk_state const& state)> const& visit) {
-  auto const blocks = blocks_in_magazines();
+  auto const kept = registry::keep_threads();
+  auto const blocks = blocks_in_magazines(kept);
   std::vector<std::size_t> cached;
   for (auto const& block : blocks) {
     if (auto const chunk = block.word / words_per_chunk; cached.empty() || cached.back() != chunk) {

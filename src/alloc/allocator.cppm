@@ -137,7 +137,7 @@ public:
   // From now on, allocating is this error, and deallocating does nothing. Needs exclusive use.
   void refuse(errc why) noexcept;
 
-  // --- State. Blocks in magazines count as free. All of it needs exclusive use. ---
+  // --- State. Blocks in magazines count as free. All of it needs exclusive use, but threads may end. ---
 
   [[nodiscard]] auto size() const noexcept -> std::size_t { return books_.page_count() * page_bytes; }
 
@@ -145,6 +145,7 @@ public:
 
   // Whether nothing is allocated in the page there.
   [[nodiscard]] inline auto is_free(std::size_t offset) const -> bool {
+    std::scoped_lock const lock{pages_mutex_};
     return offset >= size() || books_.is_free(offset / page_bytes);
   }
 
@@ -199,7 +200,7 @@ private:
   [[nodiscard]] auto withdraw_free(page_run run, std::unique_lock<mutex>& lock) -> result<void>;
   void hand_back(magazines& from) noexcept;
 
-  [[nodiscard]] auto blocks_in_magazines() const -> std::vector<books::bit>;
+  [[nodiscard]] auto blocks_in_magazines(std::unique_lock<std::mutex> const& kept) const -> std::vector<books::bit>;
   [[nodiscard]] auto plain_state_of(std::size_t chunk) const -> chunk_state;
 
   void lock_all() noexcept;

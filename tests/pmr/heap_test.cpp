@@ -729,15 +729,17 @@ BOOST_AUTO_TEST_CASE(commit_at_the_same_time) {
   auto const path = folder / "heap";
   constexpr std::uint64_t rounds = 200;
   made(path, [](persistent_heap& heap) {
+    auto* const first = or_throw(heap.construct<numbers>("first"));
+    auto* const second = or_throw(heap.construct<numbers>("second"));
     std::vector<std::thread> threads;
-    for (auto const* const name : {"first", "second"}) {
-      threads.emplace_back([&heap, of = or_throw(heap.construct<numbers>(name)), name] {
+    for (auto* const of : {first, second}) {
+      threads.emplace_back([&heap, of, first] {
         for (std::uint64_t i = 0; i < rounds; ++i) {
           {
             persistent_heap::update_scope const updating{heap};
             of->push_back(i);
           }
-          or_throw(heap.commit(*name == 'f' ? commit_durability::process : commit_durability::power));
+          or_throw(heap.commit(of == first ? commit_durability::process : commit_durability::power));
         }
       });
     }
@@ -748,6 +750,34 @@ BOOST_AUTO_TEST_CASE(commit_at_the_same_time) {
   auto heap = open(path);
   BOOST_TEST(or_throw(heap.find<numbers>("first"))->size() == rounds);
   BOOST_TEST(or_throw(heap.find<numbers>("second"))->size() == rounds);
+}
+
+// Who ends hands the blocks back that it has kept for itself, whatever commit is being made.
+BOOST_AUTO_TEST_CASE(end_while_a_commit_is_made) {
+  scratch const folder;
+  auto const path = folder / "heap";
+  constexpr std::size_t threads = 300;
+  made(path, [](persistent_heap& heap) {
+    std::jthread committer{[&heap](std::stop_token const& stop) {
+      while (!stop.stop_requested()) {
+        or_throw(heap.commit(commit_durability::process));
+      }
+    }};
+    for (std::size_t i = 0; i < threads; ++i) {
+      std::thread{[&heap, i] {
+        persistent_heap::update_scope const updating{heap};
+        (void)or_throw(heap.construct<numbers>("numbers " + std::to_string(i), numbers(i % 100)));
+        numbers const dropped(i, 0, heap.resource());
+      }}.join();
+    }
+    committer.request_stop();
+    committer.join();
+    or_throw(heap.commit());
+  });
+  auto heap = open(path);
+  for (std::size_t i = 0; i < threads; ++i) {
+    BOOST_TEST_REQUIRE(or_throw(heap.find<numbers>("numbers " + std::to_string(i)))->size() == i % 100);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(have_all_or_nothing_of_an_update_in_a_commit) {
