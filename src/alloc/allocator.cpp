@@ -653,7 +653,7 @@ auto allocator::blocks_in_magazines(std::unique_lock<std::mutex> const& kept) co
   std::vector<books::bit> blocks;
   registry::for_magazines(kept, *this, [&](magazines const& each) {
     for (unsigned c = 0; c < class_count; ++c) {
-      auto* const begin = each.slots.data() + magazine_begins[c];
+      auto const* const begin = each.slots.data() + magazine_begins[c];
       std::ranges::transform(begin, begin + each.counts[c].load(std::memory_order_relaxed), std::back_inserter(blocks),
                              [&](std::size_t offset) { return books_.bit_of(offset); });
     }
