@@ -89,7 +89,7 @@ public:
 
   [[nodiscard]] auto is_open() const noexcept -> bool;
 
-  /// As found by `create`; never `automatic`.
+  /// As found by `create`; `automatic` for an arena of nothing only.
   [[nodiscard]] auto strategy() const noexcept -> code_strategy;
 
   /// What keeps the code from being changed, in a sentence. Lives as long as the program.

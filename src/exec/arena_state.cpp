@@ -102,9 +102,12 @@ void guards::end(unsigned place) noexcept {
 }
 
 void guards::advance() noexcept {
-  auto const next = generation_.load() + 1;
-  auto const side = static_cast<unsigned>(next & 1U); // that of the generation before the current one
-  if (std::ranges::all_of(all_, [&](stripe const& one) { return one.begun[side].load() == 0; })) {
+  for (int i = 0; i < 2; ++i) { // after which what was just retired can go, where nobody guards anything
+    auto const next = generation_.load() + 1;
+    auto const side = static_cast<unsigned>(next & 1U); // that of the generation before the current one
+    if (std::ranges::any_of(all_, [&](stripe const& one) { return one.begun[side].load() != 0; })) {
+      return;
+    }
     generation_.store(next);
   }
 }
@@ -465,7 +468,6 @@ auto arena_state::reclaim() -> result<std::size_t> {
 }
 
 auto arena_state::reclaim_locked() -> result<std::size_t> {
-  guards_.advance();
   guards_.advance();
   auto const end =
       std::ranges::find_if(waiting_, [&](waiting const& one) { return !guards_.have_ended(one.generation); });

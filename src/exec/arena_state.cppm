@@ -93,7 +93,8 @@ public:
   // What is retired now belongs to this generation.
   [[nodiscard]] auto generation() const noexcept -> std::uint64_t { return generation_.load(); }
 
-  // Begins the next generation when all guards of the one before the current have ended. One thread at a time.
+  // Begins the next generation when all guards of the one before the current have ended, and the one after that likewise. One
+  // thread at a time.
   void advance() noexcept;
 
   // Whether nobody guards what was retired in `generation`.
