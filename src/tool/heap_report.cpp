@@ -353,7 +353,7 @@ auto picture_of(inspected_heap const& heap) -> picture {
                 .layers = {},
                 .cell_bytes = 0,
                 .cells = {}};
-  if (!found.usage) {
+  if (!found.usage || !found.heap) {
     shown.notes.push_back("Its books cannot be read.");
     return shown;
   }
@@ -413,9 +413,9 @@ void print_recovery(std::ostream& to, inspected_heap const& heap, bool is_done) 
   if (is_cut_short(heap.found)) {
     to << "  a commit that was cut short " << verb("is", "would be") << " forgotten\n";
   }
-  if (is_too_long(heap.found)) {
-    to << "  the file " << verb("was", "would be") << " cut off at "
-       << exact_bytes_text(heap.found.journal->committed_bytes) << ", before a record longer than the journal\n";
+  if (auto const& journal = heap.found.journal; journal && is_too_long(heap.found)) {
+    to << "  the file " << verb("was", "would be") << " cut off at " << exact_bytes_text(journal->committed_bytes)
+       << ", before a record longer than the journal\n";
   }
 }
 
