@@ -279,9 +279,12 @@ public:
   /// Errors: as `shrink_to_fit` and `protect`; the object is then as it was. Spans stay valid; writing through them does not.
   [[nodiscard]] auto freeze() && -> result<mapped_file>;
 
-  /// The same, and its bytes can be executed.
+  /// The same, and its bytes can be executed, where they are: the file is mapped once more, by a descriptor that cannot
+  /// write, so that the system refuses to make them writable again. What is copy-on-write or locked in memory, or cannot be
+  /// opened again, as without /proc, keeps its mapping, which the system would make writable.
   ///
-  /// Errors: as `freeze`; `std::errc::permission_denied` on a file system mounted noexec.
+  /// Errors: as `freeze`; `std::errc::operation_not_permitted` on a file system mounted noexec;
+  /// `std::errc::permission_denied` for what is copy-on-write or locked where PR_SET_MDWE holds.
   [[nodiscard]] auto freeze_executable() && -> result<mapped_file>;
 
   /// As `file::remove`; the bytes stay mapped.

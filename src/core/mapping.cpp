@@ -636,6 +636,32 @@ auto mapping::protect(fmmap::access access, bool executable) -> result<void> {
   return {};
 }
 
+auto handle_access::make_executable(mapping& target) -> result<void> {
+  auto const& memory = target.region_;
+  // What is private has no other home than these pages, and a lock would go with them.
+  if (!memory || memory->length() == 0 || target.private_ || memory->is_locked()) {
+    return target.protect(access::read_only, true);
+  }
+  auto const reader = os::retry([&] { return os::reopen(target.file_->descriptor(), {}); });
+  if (!reader) {
+    auto const cannot_be = reader.error() == ENOENT || reader.error() == EACCES || reader.error() == EPERM;
+    return cannot_be ? target.protect(access::read_only, true) : target.file_->fail(reader.error(), "make executable");
+  }
+  unique_descriptor const closing{*reader};
+  auto const before = static_cast<std::uint64_t>(target.data_ - memory->base());
+  auto flags = memory->flags;
+  flags.replace = true;
+  auto const mapped = os::map(memory->base(), memory->length(), protection_for(access::read_only, true), flags, *reader,
+                              target.offset_ - before);
+  if (!mapped) {
+    return target.file_->fail(mapped.error(), "make executable");
+  }
+  drop_failure(memory->repeat_advice({.begin = 0, .end = memory->length()}), "advise", path(target));
+  target.access_ = access::read_only;
+  target.executable_ = true;
+  return {};
+}
+
 namespace {
 
 // The pages around `part` of the bytes at `data`, as addresses.

@@ -432,7 +432,9 @@ auto mutable_mapped_file::freeze(bool executable) -> result<mapped_file> {
   if (auto const trimmed = trim_own(); !trimmed) {
     return std::unexpected(trimmed.error());
   }
-  if (auto const frozen = mapping_.protect(access::read_only, executable); !frozen) {
+  auto const frozen =
+      executable ? handle_access::make_executable(mapping_) : mapping_.protect(access::read_only, false);
+  if (!frozen) {
     return std::unexpected(frozen.error());
   }
   return mapped_file{std::move(file_), std::move(mapping_), std::exchange(remove_on_close_, false)};

@@ -348,6 +348,10 @@ public:
   // Of the file that is mapped.
   inline static auto path(mapping const& of) noexcept -> std::string_view { return of.file_->path; }
 
+  // Makes bytes of a file code, by a descriptor that cannot write where the file can be opened again: then the system refuses to
+  // make them writable. Elsewhere as `mapping::protect`.
+  static auto make_executable(mapping& target) -> result<void>;
+
   // Changes the length of a mapping of a file that the caller has just resized.
   inline static void set_size(mapping& target, std::size_t size) noexcept { target.size_ = size; }
 };

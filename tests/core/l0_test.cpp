@@ -957,7 +957,8 @@ std::vector<scenario> const scenarios{
            or_throw(executable.remove());
            t.lacks("data");
          },
-     .tolerated = {{call::fallocate}, {call::mmap}}},
+     .tolerated =
+         {{call::fallocate}, {call::mmap}, {call::openat, ENOENT}, {call::openat, EACCES}, {call::openat, EPERM}}},
     {.name = "removing files on close",
      .calls = {"mapped_file::close", "mutable_mapped_file::close"},
      .prepare =

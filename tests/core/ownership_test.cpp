@@ -24,7 +24,9 @@
 #include <boost/test/unit_test.hpp>
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -42,6 +44,7 @@ using fmmap::file;
 using fmmap::mapped_file;
 using fmmap::mutable_mapped_file;
 using fmmap::or_throw;
+using fmmap::os::call;
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;
 
@@ -153,25 +156,102 @@ BOOST_AUTO_TEST_CASE(executable_makes_code_that_runs) {
   BOOST_TEST(dies_of(SIGSEGV, [&] { (void)called(plain.bytes()); }));
 }
 
-BOOST_AUTO_TEST_CASE(executable_is_refused_where_the_file_system_forbids_it) {
+// What somebody tries who can make the process call the system, or open its own memory.
+BOOST_AUTO_TEST_CASE(executable_makes_code_that_cannot_become_writable_again) {
+  scratch const s;
+  auto const refuses = [](mapped_file const& code) {
+    auto* const begin = const_cast<std::byte*>(code.bytes().data());
+    auto const protected_so = ::mprotect(begin, page, PROT_READ | PROT_WRITE) == -1 && errno == EACCES;
+    auto const memory = ::open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+    auto const at = static_cast<off_t>(reinterpret_cast<std::uintptr_t>(begin));
+    auto const written = ::pwrite(memory, "x", 1, at);
+    auto const why = errno;
+    ::close(memory);
+    return protected_so && written == -1 && why == EIO;
+  };
+  auto in_memory = or_throw(mutable_mapped_file::in_memory("code", page));
+  or_throw(in_memory.write_exactly(0, bytes_of("abc")));
+  auto const from_memory = or_throw(std::move(in_memory).freeze_executable());
+  BOOST_TEST(refuses(from_memory));
+  BOOST_TEST(text_of(from_memory.bytes().first(3)) == "abc");
+  auto on_disk = or_throw(mutable_mapped_file::create(s / "code", {.reserve = 16 * page}));
+  or_throw(on_disk.append(bytes_of("abc")));
+  auto const* const before = on_disk.bytes().data();
+  auto const from_disk = or_throw(std::move(on_disk).freeze_executable());
+  BOOST_TEST(from_disk.bytes().data() == before);
+  BOOST_TEST(text_of(from_disk.bytes()) == "abc");
+  BOOST_TEST(refuses(from_disk));
+  BOOST_TEST(refuses(or_throw(mapped_file::open_executable(s / "code"))));
+}
+
+// PR_SET_MDWE is for good, hence a child.
+BOOST_AUTO_TEST_CASE(executable_works_where_nothing_may_become_executable_that_was_writable) {
+  if (returns_42().empty()) {
+    skip("no machine code for this processor");
+    return;
+  }
   scratch const s;
   BOOST_TEST(found_in_child([&](findings& found) {
-               auto why = own_mounts();
-               why = why.empty() ? mount_tmpfs(s.folder(), "size=1m") : why;
-               if (why.empty() &&
-                   ::mount("none", s.folder().c_str(), nullptr, MS_REMOUNT | MS_NOEXEC, "size=1m") != 0) {
-                 why = "no remount";
-               }
-               if (!why.empty()) {
-                 found.skip(why);
+               constexpr int set_mdwe = 65; // PR_SET_MDWE, newer than Debian 12's headers
+               if (::prctl(set_mdwe, 1, 0, 0, 0) != 0) {
+                 found.skip("PR_SET_MDWE needs Linux 6.3");
                  return;
                }
-               auto m = or_throw(mutable_mapped_file::create(s / "code", {.size = page}));
-               found.expect(fails(mapped_file::open_executable(s / "code"), std::errc::operation_not_permitted),
-                            "opened to be executed");
-               found.expect(fails(std::move(m).freeze_executable(), std::errc::permission_denied), "made executable");
-               found.expect(m.is_open() && !m.writable_bytes().empty(), "it is not writable any more");
+               auto made = or_throw(mutable_mapped_file::create(s / "code"));
+               or_throw(made.append(bytes_of(returns_42())));
+               auto const code = or_throw(std::move(made).freeze_executable());
+               found.expect(called(code.bytes()) == 42, "it does not run");
+               auto private_copy = or_throw(mutable_mapped_file::open_copy_on_write(s / "code"));
+               found.expect(fails(std::move(private_copy).freeze_executable(), std::errc::permission_denied),
+                            "what is private was made executable");
              }) == "");
+}
+
+// By mprotect then.
+BOOST_AUTO_TEST_CASE(executable_needs_no_proc_and_keeps_locked_memory_locked) {
+  if (returns_42().empty()) {
+    skip("no machine code for this processor");
+    return;
+  }
+  scratch const s;
+  auto const make = [&](char const* name) {
+    auto made = or_throw(mutable_mapped_file::create(s / name));
+    or_throw(made.append(bytes_of(returns_42())));
+    return made;
+  };
+  {
+    auto made = make("moved");
+    seam::armed const table;
+    seam::fail(call::openat, ENOENT);
+    BOOST_TEST(called(or_throw(std::move(made).freeze_executable()).bytes()) == 42);
+  }
+  auto made = make("locked");
+  auto const locked = or_throw(made.as_mapping().lock_memory());
+  auto const before = status_field("VmLck:");
+  auto const code = or_throw(std::move(made).freeze_executable());
+  BOOST_TEST(called(code.bytes()) == 42);
+  BOOST_TEST(status_field("VmLck:") == before);
+}
+
+BOOST_AUTO_TEST_CASE(executable_is_refused_where_the_file_system_forbids_it) {
+  scratch const s;
+  BOOST_TEST(
+      found_in_child([&](findings& found) {
+        auto why = own_mounts();
+        why = why.empty() ? mount_tmpfs(s.folder(), "size=1m") : why;
+        if (why.empty() && ::mount("none", s.folder().c_str(), nullptr, MS_REMOUNT | MS_NOEXEC, "size=1m") != 0) {
+          why = "no remount";
+        }
+        if (!why.empty()) {
+          found.skip(why);
+          return;
+        }
+        auto m = or_throw(mutable_mapped_file::create(s / "code", {.size = page}));
+        found.expect(fails(mapped_file::open_executable(s / "code"), std::errc::operation_not_permitted),
+                     "opened to be executed");
+        found.expect(fails(std::move(m).freeze_executable(), std::errc::operation_not_permitted), "made executable");
+        found.expect(m.is_open() && !m.writable_bytes().empty(), "it is not writable any more");
+      }) == "");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
