@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <expected>
 #include <fstream>
 #include <functional>
@@ -18,6 +19,7 @@
 #include <optional>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -28,13 +30,16 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "exec/strategies.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
+#include "support/sandbox.hpp"
 
 import fmmap.core;
 import fmmap.exec;
@@ -197,6 +202,24 @@ BOOST_AUTO_TEST_CASE(is_found_by_every_address_in_it_and_by_no_other) {
     or_throw(arena.reclaim());
     BOOST_TEST(!arena.find(small.address()).has_value());
   });
+}
+
+// call rdi; ret, without a word about how to unwind it.
+BOOST_AUTO_TEST_CASE(lets_no_exception_through) {
+  auto arena = arena_of(code_strategy::no_alias);
+  auto const code = or_throw(arena.allocate(8));
+  constexpr std::array<unsigned char, 8> calling{0x48, 0x83, 0xec, 0x08, 0xff, 0xd7, 0x58, 0xc3};
+  or_throw(arena.write(code, std::as_bytes(std::span{calling})));
+  or_throw(arena.publish());
+  auto* const call = code.entry<void(void (*)())>();
+  BOOST_TEST(dies_of(SIGABRT, [&] {
+    std::set_terminate(nullptr);
+    try {
+      call([] { throw std::runtime_error("through code"); });
+    } catch (std::runtime_error const&) {
+      ::_exit(1);
+    }
+  }));
 }
 
 BOOST_AUTO_TEST_CASE(becomes_traps_and_is_used_again_when_it_is_retired) {
@@ -469,6 +492,80 @@ BOOST_AUTO_TEST_CASE(memory_files_has_the_strategy_that_needs_none) {
   for (auto const one : {code_strategy::no_alias, code_strategy::dual}) {
     BOOST_TEST(fails(code_arena::create({.strategy = one}), std::errc::function_not_supported));
   }
+}
+
+// The same by a filter of system calls, as sandboxes install them: the error is another one.
+BOOST_AUTO_TEST_CASE(memory_files_by_a_filter_has_the_strategy_that_needs_none) {
+  BOOST_TEST(found_in_child([](findings& found) {
+               forbid_call(SYS_memfd_create);
+               auto arena = or_throw(code_arena::create({.reserve = mib}));
+               found.expect(arena.strategy() == code_strategy::toggle, "another strategy");
+               found.expect(run(published(arena, 6)) == 6, "it does not run");
+               found.expect(or_throw(code_buffer::make(returning(7))).entry<int()>()() == 7, "code_buffer");
+               found.expect(
+                   fails(code_arena::create({.strategy = code_strategy::no_alias}), std::errc::operation_not_permitted),
+                   "no_alias is not refused");
+             }) == "");
+}
+
+// Memory files are on no file system that is mounted anywhere.
+BOOST_AUTO_TEST_CASE(execution_in_dev_shm_does_not_care) {
+  BOOST_TEST(found_in_child([](findings& found) {
+               if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+                   ::mount("none", "/dev/shm", "tmpfs", MS_NOEXEC | MS_NOSUID, "size=1m") != 0) {
+                 found.skip("mounting needs root");
+                 return;
+               }
+               for (auto const one : strategies) {
+                 auto arena = arena_of(one);
+                 found.expect(run(published(arena, 6)) == 6, fmmap::to_string(one));
+               }
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(room_for_the_reserve_says_so_and_has_room_for_less) {
+  if (sanitized) {
+    skip("a sanitizer has reserved more than any limit");
+    return;
+  }
+  BOOST_TEST(found_in_child([](findings& found) {
+               limit(RLIMIT_AS, (status_field("VmSize:") << 10U) + 64 * mib);
+               for (auto const one : strategies) {
+                 auto const refused = code_arena::create({.reserve = 256 * mib, .strategy = one});
+                 found.expect(fails(refused, std::errc::not_enough_memory), fmmap::to_string(one));
+                 auto arena = arena_of(one, 4 * mib);
+                 found.expect(run(published(arena, 6)) == 6, fmmap::to_string(one));
+               }
+             }) == "");
+}
+
+// Whatever is free within 2 GiB of the program is taken.
+BOOST_AUTO_TEST_CASE(room_near_the_program_says_so_and_has_room_elsewhere) {
+  if (sanitized) {
+    skip("a sanitizer has reserved what is near");
+    return;
+  }
+  BOOST_TEST(found_in_child([](findings& found) {
+               auto const text = reinterpret_cast<std::uintptr_t>(&arena_of);
+               auto const reach = std::uintptr_t{1} << 31;
+               for (auto length = std::size_t{16} * mib; length >= page; length /= 4) {
+                 auto const begin = (text > reach ? text - reach : mib) / length * length;
+                 for (auto at = begin; at < text + reach; at += length) {
+                   (void)::mmap(reinterpret_cast<void*>(at), length, PROT_NONE,
+                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+                 }
+                 if (length <= mib) { // what is smaller has no room for an arena of 1 MiB
+                   break;
+                 }
+               }
+               for (auto const one : strategies) {
+                 found.expect(
+                     fails(code_arena::create({.reserve = 2 * mib, .strategy = one}), std::errc::not_enough_memory),
+                     "near: " + std::string{fmmap::to_string(one)});
+                 auto far = or_throw(code_arena::create({.reserve = 2 * mib, .strategy = one, .near_text = false}));
+                 found.expect(run(published(far, 6)) == 6, fmmap::to_string(one));
+               }
+             }) == "");
 }
 
 BOOST_AUTO_TEST_CASE(proc_has_the_strategy_with_two_addresses_and_says_what_that_is_worth) {
