@@ -73,7 +73,7 @@ wanted() {
   $all || return 0
   echo "clang-format-$llvm clang-tidy-$llvm llvm-$llvm libclang-rt-$llvm-dev"
   echo "libbenchmark-dev libboost$boost-dev libboost-iostreams$boost-dev libsqlite3-dev liblmdb-dev"
-  echo "btrfs-progs debootstrap e2fsprogs fuse3 git jq libfuse3-dev libxbyak-dev python3 strace util-linux xfsprogs"
+  echo "btrfs-progs debootstrap e2fsprogs fuse3 gdb git jq libfuse3-dev libxbyak-dev python3 strace util-linux xfsprogs"
 }
 
 # Prints those of them that are missing. Any CMake in PATH will do that is new enough, whoever installed it.

@@ -40,6 +40,10 @@ struct code_arena_options {
   code_strategy strategy = code_strategy::automatic;
   /// All of it within 2 GiB of the program's own code, so that calls and addresses of 32 bits reach from one to the other.
   bool near_text = true;
+  /// Lists what is published in /tmp/perf-PID.map, where perf(1) finds the names of such code. Nothing takes it off that list.
+  bool perf_map = false;
+  /// Tells debuggers what is published, by the JIT interface of GDB.
+  bool debugger = false;
 };
 
 /// What an arena has in use; bytes are those of whole blocks, 64 at the least.
@@ -55,6 +59,11 @@ struct code_stats {
   std::size_t retired = 0;
   /// Calls of `publish` that had something to publish.
   std::uint64_t publishes = 0;
+
+  /// The share of `free_bytes` that is not in the largest free run, from 0 to 1.
+  [[nodiscard]] inline auto fragmentation() const noexcept -> double {
+    return free_bytes == 0 ? 0.0 : 1.0 - (static_cast<double>(largest_free) / static_cast<double>(free_bytes));
+  }
 };
 
 /// Memory for code that comes into being while the program runs.
@@ -77,7 +86,8 @@ public:
   ///
   /// Errors: `errc::invalid_options` for a reserve of nothing or of more than 2 GiB; what the system says to the strategy that was
   /// asked for, or to the last one, when it does not work here: `std::errc::permission_denied` to `toggle` where PR_SET_MDWE
-  /// holds; `std::errc::not_enough_memory` when there is no room, near the program or at all;
+  /// holds; `std::errc::not_enough_memory` when there is no room, near the program or at all; for `perf_map`, what the system reports,
+  /// and `std::errc::permission_denied` where the file is somebody else's;
   /// `std::errc::operation_not_supported` on other processors than x86-64.
   [[nodiscard]] static auto create(code_arena_options options = {}) -> result<code_arena>;
 
@@ -101,11 +111,12 @@ public:
   /// `errc::reservation_exceeded`; `errc::sealed`; `errc::forked`; `errc::closed`; what the system reports.
   [[nodiscard]] auto allocate(std::size_t size, std::size_t alignment = 16) -> result<code_span>;
 
-  /// Makes `code` the first bytes of a function that is not published yet; behind them are traps. The last call counts.
+  /// Makes `code` the first bytes of a function that is not published yet; behind them are traps. The last call counts. `name` is what
+  /// `perf_map` and `debugger` of the options tell of it; without, it is called after its address.
   ///
   /// Errors: `errc::out_of_range` when it is longer; `errc::already_published`; `errc::not_allocated` for a span that is not
   /// this arena's, or not any more; `errc::sealed`; `errc::forked`; `errc::closed`; what the system reports.
-  [[nodiscard]] auto write(code_span to, std::span<std::byte const> code) -> result<void>;
+  [[nodiscard]] auto write(code_span to, std::span<std::byte const> code, std::string_view name = {}) -> result<void>;
 
   /// Makes all functions that have been written callable: the flush point. One barrier for all, after which no processor has
   /// anything older of them.

@@ -5,6 +5,7 @@ module;
 #include <expected>
 #include <memory>
 #include <memory_resource>
+#include <string_view>
 #include <type_traits>
 
 export module fmmap.exec:exec_resource;
@@ -38,10 +39,10 @@ public:
 
   /// Makes the bytes of all objects the code at their entries. Where an object has changed since its last flush, its code is
   /// changed in place: nobody may be executing those bytes. Appending to a vector within its capacity changes no byte that was
-  /// there.
+  /// there. `name` is that of all that are published for the first time, as in `code_arena::write`.
   ///
   /// Errors: as `code_arena::allocate` and `publish`. Objects may have been published or not, then; the next call goes on.
-  [[nodiscard]] auto flush() -> result<void>;
+  [[nodiscard]] auto flush(std::string_view name = {}) -> result<void>;
 
   /// The code of the byte at `pointer`, of any object; null before the first flush of that, and for what is of none. It stays
   /// the same until the object is deallocated, as a vector does when it grows past its capacity.

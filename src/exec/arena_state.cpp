@@ -30,7 +30,9 @@ import fmmap.alloc;
 import fmmap.core;
 import fmmap.os;
 import :arena_state;
+import :code_listing;
 import :code_memory;
+import :debugger;
 import :machine;
 
 namespace fmmap {
@@ -144,10 +146,21 @@ private:
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
   static auto watch_forks() noexcept -> int {
     return ::pthread_atfork(
-        +[] { mutex.lock(); }, +[] { mutex.unlock(); },
         +[] {
+          mutex.lock();
+          debugger::lock();
+        },
+        +[] {
+          debugger::unlock();
+          mutex.unlock();
+        },
+        +[] {
+          debugger::unlock();
           for (auto* one = first; one != nullptr; one = one->next_) {
             one->memory_->forget();
+            if (one->listing_) {
+              one->listing_->forget();
+            }
             auto open = arena_state::state::open;
             one->state_.compare_exchange_strong(open, arena_state::state::forked);
           }
@@ -175,8 +188,10 @@ auto arena_state::make(code_arena_options const& options) -> result<std::shared_
   if (!open_arenas::can_watch()) {
     return fail(ENOMEM, operation);
   }
-  auto memory = code_memory::make(
-      {.reserve = static_cast<std::size_t>(*reserve), .strategy = options.strategy, .near_text = options.near_text});
+  auto memory = code_memory::make({.reserve = static_cast<std::size_t>(*reserve),
+                                   .strategy = options.strategy,
+                                   .near_text = options.near_text,
+                                   .for_perf = options.perf_map});
   if (!memory) {
     return std::unexpected(std::move(memory).error());
   }
@@ -184,7 +199,15 @@ auto arena_state::make(code_arena_options const& options) -> result<std::shared_
   if (!index) {
     return std::unexpected(std::move(index).error());
   }
-  auto made = std::make_shared<arena_state>(std::move(*memory), std::move(*index));
+  std::unique_ptr<code_listing> listing;
+  if (options.perf_map || options.debugger) {
+    auto wanted = code_listing::make(options.perf_map, options.debugger);
+    if (!wanted) {
+      return std::unexpected(std::move(wanted).error());
+    }
+    listing = std::move(*wanted);
+  }
+  auto made = std::make_shared<arena_state>(std::move(*memory), std::move(*index), std::move(listing));
   auto allocator = alloc::allocator::make(
       *made, {.origin = made->memory_->base(), .limit = made->memory_->reserve(), .shared_with_children = true});
   if (!allocator) {
@@ -195,8 +218,8 @@ auto arena_state::make(code_arena_options const& options) -> result<std::shared_
   return made;
 }
 
-arena_state::arena_state(std::unique_ptr<code_memory> memory, code_index index)
-    : memory_{std::move(memory)}, index_{std::move(index)} {}
+arena_state::arena_state(std::unique_ptr<code_memory> memory, code_index index, std::unique_ptr<code_listing> listing)
+    : memory_{std::move(memory)}, listing_{std::move(listing)}, index_{std::move(index)} {}
 
 arena_state::~arena_state() { open_arenas::remove(*this); }
 
@@ -222,6 +245,7 @@ auto arena_state::close() -> result<void> {
   if (state_.exchange(state::closed) == state::closed) {
     return fail(errc::closed, "close");
   }
+  listing_.reset();
   auto const released = memory_->release();
   return released ? result<void>{} : fail(released.error(), "close");
 }
@@ -280,6 +304,9 @@ void arena_state::deallocate(std::size_t offset, std::size_t size) noexcept {
     aligned = found->second;
     alignments_.erase(found);
   }
+  if (listing_) {
+    listing_->remove(memory_->base() + offset);
+  }
   index_.remove(offset);
   allocator_->deallocate(offset, in_lines(size), aligned);
 }
@@ -297,7 +324,7 @@ auto arena_state::published_or_not(code_span function, std::string_view operatio
   return fail(errc::not_allocated, operation);
 }
 
-auto arena_state::write(code_span to, std::span<std::byte const> code) -> result<void> {
+auto arena_state::write(code_span to, std::span<std::byte const> code, std::string_view name) -> result<void> {
   constexpr std::string_view operation = "write code";
   auto const open = lock_open(operation);
   if (!open) {
@@ -313,6 +340,9 @@ auto arena_state::write(code_span to, std::span<std::byte const> code) -> result
   if (code.size() > found->size) {
     return fail(errc::out_of_range, operation,
                 std::to_string(code.size()) + " bytes do not fit into " + std::to_string(found->size));
+  }
+  if (listing_) {
+    listing_->name(to.address(), name);
   }
   if (memory_->gathers()) {
     stage(*found, code);
@@ -366,6 +396,7 @@ auto arena_state::publish_locked() -> result<void> {
   if (pending_.empty() && !is_changed_) {
     return {};
   }
+  list_pending();
   if (auto const done = memory_->gathers() ? put_pending() : os::outcome<void>{}; !done) {
     return fail(done.error(), "publish code");
   }
@@ -384,7 +415,20 @@ auto arena_state::publish_locked() -> result<void> {
   }
   is_changed_ = false;
   ++publishes_;
+  if (listing_) {
+    listing_->tell();
+  }
   return {};
+}
+
+void arena_state::list_pending() {
+  if (!listing_) {
+    return;
+  }
+  listing_->discard(); // of a call that failed
+  for (auto const& one : pending_) {
+    listing_->add(memory_->base() + one.offset, index_.find(one.offset).size);
+  }
 }
 
 // Functions side by side at once, without another copy where they were also written in that order.
@@ -454,6 +498,9 @@ auto arena_state::retire(code_span function) -> result<void> {
     --functions_;
   } else {
     std::erase_if(pending_, [&](pending const& one) { return one.offset == found->offset; });
+    if (listing_) {
+      listing_->remove_name(function.address());
+    }
   }
   index_.set(found->offset, code_index::kind::retired);
   if (waiting_.size() % reclaimed_at_once == 0) {

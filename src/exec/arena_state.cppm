@@ -22,6 +22,7 @@ import fmmap.alloc;
 import fmmap.core;
 import fmmap.os;
 import :code_arena;
+import :code_listing;
 import :code_memory;
 import :code_span;
 
@@ -116,12 +117,12 @@ class arena_state final : public alloc::space {
 public:
   [[nodiscard]] static auto make(code_arena_options const& options) -> result<std::shared_ptr<arena_state>>;
 
-  arena_state(std::unique_ptr<code_memory> memory, code_index index);
+  arena_state(std::unique_ptr<code_memory> memory, code_index index, std::unique_ptr<code_listing> listing);
   ~arena_state() override;
 
   [[nodiscard]] auto memory() const noexcept -> code_memory const& { return *memory_; }
   [[nodiscard]] auto allocate(std::size_t size, std::size_t alignment) -> result<code_span>;
-  [[nodiscard]] auto write(code_span to, std::span<std::byte const> code) -> result<void>;
+  [[nodiscard]] auto write(code_span to, std::span<std::byte const> code, std::string_view name) -> result<void>;
   [[nodiscard]] auto publish() -> result<void>;
   [[nodiscard]] auto retire(code_span function) -> result<void>;
   [[nodiscard]] auto reclaim() -> result<std::size_t>;
@@ -166,6 +167,7 @@ private:
   void stage(code_index::entry const& to, std::span<std::byte const> code);
   [[nodiscard]] auto fill_retired(std::span<waiting> retired, std::size_t& filled) -> os::outcome<void>;
   [[nodiscard]] auto put_pending() -> os::outcome<void>;
+  void list_pending();
   [[nodiscard]] auto publish_locked() -> result<void>;
   [[nodiscard]] auto reclaim_locked() -> result<std::size_t>;
   void deallocate(std::size_t offset, std::size_t size) noexcept;
@@ -175,6 +177,7 @@ private:
   [[nodiscard]] auto withdraw(std::size_t offset, std::size_t length) -> result<void> override;
 
   std::unique_ptr<code_memory> memory_;
+  std::unique_ptr<code_listing> listing_; // null when nobody wants one
   code_index index_;
   guards guards_;
   std::atomic<state> state_{state::open};

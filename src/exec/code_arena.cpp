@@ -55,8 +55,8 @@ auto code_arena::allocate(std::size_t size, std::size_t alignment) -> result<cod
   return state_ ? state_->allocate(size, alignment) : closed("allocate code");
 }
 
-auto code_arena::write(code_span to, std::span<std::byte const> code) -> result<void> {
-  return state_ ? state_->write(to, code) : closed("write code");
+auto code_arena::write(code_span to, std::span<std::byte const> code, std::string_view name) -> result<void> {
+  return state_ ? state_->write(to, code, name) : closed("write code");
 }
 
 auto code_arena::publish() -> result<void> { return state_ ? state_->publish() : closed("publish code"); }

@@ -115,6 +115,9 @@ auto take_over(held_memory held) -> std::unique_ptr<Memory> {
   return made;
 }
 
+// Whether what one way met would be met by the others, too, or has to be known.
+auto is_want(int error) noexcept -> bool { return error == ENOMEM || error == EMFILE || error == ENFILE; }
+
 // --- Memory files -------------------------------------------------------------------------------------------------------
 
 // The code is a file in memory, which is mapped for execution by a descriptor that cannot write: so the system refuses to
@@ -167,17 +170,17 @@ protected:
   using code_memory::code_memory;
 
   // Makes the file, and maps it for execution. Returns whether it is by a descriptor that cannot write.
-  [[nodiscard]] auto open(bool may_be_writable) -> os::outcome<bool> {
+  [[nodiscard]] auto open(bool may_be_writable, bool for_perf) -> os::outcome<bool> {
     auto const made = os::retry([] { return os::memory_file("fmmap-code", true); });
     if (!made) {
       return std::unexpected(made.error());
     }
     file_ = *made;
     auto const reader = os::retry([&] { return os::reopen(file_, {}); });
-    if (!reader && !may_be_writable) {
+    if (!reader && (!may_be_writable || is_want(reader.error()))) {
       return std::unexpected(reader.error());
     }
-    auto const mapped = os::map(base_, reserve_, can_execute, {.replace = true}, reader.value_or(file_), 0);
+    auto const mapped = for_perf ? map_unseen(reader.value_or(file_)) : map(reader.value_or(file_));
     if (reader) {
       report(os::close(*reader), "close");
     }
@@ -187,14 +190,33 @@ protected:
   [[nodiscard]] auto file() const noexcept -> os::descriptor { return file_; }
 
 private:
+  [[nodiscard]] auto map(os::descriptor file) -> os::outcome<void> {
+    auto const mapped = os::map(base_, reserve_, can_execute, {.replace = true}, file, 0);
+    return mapped ? os::outcome<void>{} : std::unexpected(mapped.error());
+  }
+
+  // Where perf has seen a file being mapped it looks for names in that. It sees nothing of memory that is moved.
+  [[nodiscard]] auto map_unseen(os::descriptor file) -> os::outcome<void> {
+    auto const mapped = os::map(nullptr, reserve_, can_execute, {}, file, 0);
+    if (!mapped) {
+      return std::unexpected(mapped.error());
+    }
+    held_memory held{*mapped, reserve_};
+    auto done = os::move_map(*mapped, reserve_, base_);
+    if (done) {
+      (void)held.release();
+    }
+    return done;
+  }
+
   os::descriptor file_ = os::no_descriptor;
 };
 
 class unaliased_memory final : public memory_file {
 public:
-  static auto make(held_memory held) -> os::outcome<std::unique_ptr<code_memory>> {
+  static auto make(held_memory held, bool for_perf) -> os::outcome<std::unique_ptr<code_memory>> {
     auto made = take_over<unaliased_memory>(std::move(held));
-    auto const opened = made->open(false);
+    auto const opened = made->open(false, for_perf);
     return opened ? os::outcome<std::unique_ptr<code_memory>>{std::move(made)} : std::unexpected(opened.error());
   }
 
@@ -220,9 +242,9 @@ public:
 
 class dual_memory final : public memory_file {
 public:
-  static auto make(held_memory held) -> os::outcome<std::unique_ptr<code_memory>> {
+  static auto make(held_memory held, bool for_perf) -> os::outcome<std::unique_ptr<code_memory>> {
     auto made = take_over<dual_memory>(std::move(held));
-    auto const opened = made->open(true);
+    auto const opened = made->open(true, for_perf);
     if (!opened) {
       return std::unexpected(opened.error());
     }
@@ -380,9 +402,26 @@ auto runs_code(code_memory& memory) -> os::outcome<void> {
   return memory.fill_with_traps(0, machine::probe.size());
 }
 
+// perf takes its list of names for memory that it has seen becoming executable and that is no file's.
+auto show_to_perf(held_memory const& held) -> os::outcome<void> {
+  for (auto const access : {can_execute, no_access}) {
+    auto flags = address_space;
+    flags.replace = true;
+    if (auto const shown = os::map(held.base(), held.length(), access, flags, os::no_descriptor, 0); !shown) {
+      return std::unexpected(shown.error());
+    }
+  }
+  return {};
+}
+
 auto hold_for(code_memory::request const& wanted) -> os::outcome<held_memory> {
   auto const length = wanted.reserve + os::page_size();
   auto held = wanted.near_text ? hold_near_text(length) : hold(nullptr, length);
+  if (held && wanted.for_perf) {
+    if (auto const done = show_to_perf(*held); !done) {
+      return std::unexpected(done.error());
+    }
+  }
   if (held) {
     if (auto const done = os::protect(held->base(), os::page_size(), can_read); !done) {
       return std::unexpected(done.error());
@@ -391,10 +430,10 @@ auto hold_for(code_memory::request const& wanted) -> os::outcome<held_memory> {
   return held;
 }
 
-auto make_one(code_strategy strategy, held_memory held) -> os::outcome<std::unique_ptr<code_memory>> {
-  auto made = strategy == code_strategy::dual     ? dual_memory::make(std::move(held))
+auto make_one(code_strategy strategy, held_memory held, bool for_perf) -> os::outcome<std::unique_ptr<code_memory>> {
+  auto made = strategy == code_strategy::dual     ? dual_memory::make(std::move(held), for_perf)
               : strategy == code_strategy::toggle ? toggled_memory::make(std::move(held))
-                                                  : unaliased_memory::make(std::move(held));
+                                                  : unaliased_memory::make(std::move(held), for_perf);
   if (made) {
     if (auto const ran = runs_code(**made); !ran) {
       return std::unexpected(ran.error());
@@ -402,9 +441,6 @@ auto make_one(code_strategy strategy, held_memory held) -> os::outcome<std::uniq
   }
   return made;
 }
-
-// Whether what one strategy met would be met by the others, too, or has to be known.
-auto is_want(int error) noexcept -> bool { return error == ENOMEM || error == EMFILE || error == ENFILE; }
 
 } // namespace
 
@@ -449,7 +485,7 @@ auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_mem
           wanted.near_text ? "there has to be room within 2 GiB of the program; near_text = false asks for less"
                            : "the reserve is address space"));
     }
-    auto made = make_one(strategy, std::move(*held));
+    auto made = make_one(strategy, std::move(*held), wanted.for_perf);
     if (made) {
       return std::move(*made);
     }

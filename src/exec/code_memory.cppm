@@ -23,6 +23,7 @@ public:
     std::size_t reserve; // in whole pages
     code_strategy strategy;
     bool near_text;
+    bool for_perf = false; // so that perf looks for names in its list
   };
 
   // One that has run code. Errors: as `code_arena::create`.

@@ -73,7 +73,7 @@ public:
     staging_->deallocate(pointer, size, alignment);
   }
 
-  auto flush() -> result<void> {
+  auto flush(std::string_view name) -> result<void> {
     if (arena_->is_forked()) {
       return std::unexpected(error::make(errc::forked, "flush code"));
     }
@@ -83,7 +83,7 @@ public:
         continue;
       }
       std::span<std::byte const> const bytes{begin, one.size};
-      auto done = one.code.empty() ? add(one, bytes) : bring_up_to_date(one, bytes);
+      auto done = one.code.empty() ? add(one, bytes, name) : bring_up_to_date(one, bytes, name);
       if (!done) {
         return done;
       }
@@ -121,19 +121,19 @@ private:
     bool is_published = false;
   };
 
-  auto add(object& one, std::span<std::byte const> bytes) -> result<void> {
+  auto add(object& one, std::span<std::byte const> bytes, std::string_view name) -> result<void> {
     auto const code = arena_->allocate(one.size, one.alignment);
     if (!code) {
       return std::unexpected(code.error());
     }
     one.code = *code;
-    return arena_->write(*code, bytes);
+    return arena_->write(*code, bytes, name);
   }
 
   // Writes the bytes from the first to the last that differ.
-  auto bring_up_to_date(object const& one, std::span<std::byte const> bytes) -> result<void> {
+  auto bring_up_to_date(object const& one, std::span<std::byte const> bytes, std::string_view name) -> result<void> {
     if (!one.is_published) {
-      return arena_->write(one.code, bytes);
+      return arena_->write(one.code, bytes, name);
     }
     auto const there = one.code.bytes();
     auto const first = std::ranges::mismatch(bytes, there).in1;
@@ -178,7 +178,7 @@ auto exec_resource::create(code_arena& arena, std::pmr::memory_resource* staging
 exec_resource::exec_resource(std::unique_ptr<staged_code> code) noexcept : code_{std::move(code)} {}
 exec_resource::~exec_resource() = default;
 
-auto exec_resource::flush() -> result<void> { return code_->flush(); }
+auto exec_resource::flush(std::string_view name) -> result<void> { return code_->flush(name); }
 
 auto exec_resource::address_of(void const* pointer) const noexcept -> std::byte const* {
   return code_->address_of(static_cast<std::byte const*>(pointer));

@@ -3,6 +3,7 @@ module;
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 // What depends on the processor. CMake chooses the file.
 module fmmap.exec:machine;
@@ -18,5 +19,7 @@ inline constexpr std::byte trap{0xcc};
 inline constexpr std::array probe{std::byte{0xb8}, std::byte{42}, std::byte{0},
                                   std::byte{0},    std::byte{0},  std::byte{0xc3}};
 inline constexpr int probe_answer = 42;
+
+inline constexpr std::uint16_t elf = 62; // EM_X86_64
 
 } // namespace fmmap::machine

@@ -45,6 +45,7 @@ enum class call : unsigned char {
   copy_file_range,
   read,
   pread,
+  write,
   pwrite,
   pwritev2,
   fsync,
@@ -85,16 +86,18 @@ enum class call : unsigned char {
   membarrier,
 };
 
-inline constexpr std::array<std::string_view, 54> call_names{
-    "openat",          "openat2",         "close",        "fstat",           "fstatat",       "fstatfs",
-    "fcntl",           "ioctl",           "ftruncate",    "fchmod",          "fchown",        "fallocate",
-    "lseek",           "copy_file_range", "read",         "pread",           "pwrite",        "pwritev2",
-    "fsync",           "fdatasync",       "syncfs",       "sync_file_range", "readlinkat",    "linkat",
-    "renameat",        "renameat2",       "unlinkat",     "flock",           "memfd_create",  "mmap",
-    "mremap",          "munmap",          "mprotect",     "madvise",         "msync",         "mincore",
-    "mlock",           "munlock",         "getrlimit",    "cachestat",       "poll",          "sigaction",
-    "statx",           "getdents64",      "timer_create", "timer_settime",   "timer_delete",  "pthread_sigmask",
-    "clock_nanosleep", "sched_yield",     "userfaultfd",  "uname",           "posix_fadvise", "membarrier",
+inline constexpr std::array<std::string_view, 55> call_names{
+    "openat",       "openat2",       "close",           "fstat",           "fstatat",
+    "fstatfs",      "fcntl",         "ioctl",           "ftruncate",       "fchmod",
+    "fchown",       "fallocate",     "lseek",           "copy_file_range", "read",
+    "pread",        "write",         "pwrite",          "pwritev2",        "fsync",
+    "fdatasync",    "syncfs",        "sync_file_range", "readlinkat",      "linkat",
+    "renameat",     "renameat2",     "unlinkat",        "flock",           "memfd_create",
+    "mmap",         "mremap",        "munmap",          "mprotect",        "madvise",
+    "msync",        "mincore",       "mlock",           "munlock",         "getrlimit",
+    "cachestat",    "poll",          "sigaction",       "statx",           "getdents64",
+    "timer_create", "timer_settime", "timer_delete",    "pthread_sigmask", "clock_nanosleep",
+    "sched_yield",  "userfaultfd",   "uname",           "posix_fadvise",   "membarrier",
 };
 static_assert(!call_names.back().empty());
 

@@ -147,6 +147,7 @@ inline auto flags_of(open_flags wanted) noexcept -> int {
   flags |= wanted.directory ? O_DIRECTORY : 0;
   flags |= wanted.no_follow ? O_NOFOLLOW : 0;
   flags |= wanted.direct ? O_DIRECT : 0;
+  flags |= wanted.append ? O_APPEND : 0;
   return flags;
 }
 
@@ -397,6 +398,12 @@ inline auto read_at(descriptor file, std::uint64_t offset, std::span<std::byte> 
   return invoke_transfer(call::pread, bytes.size(), [&](std::size_t allowed) {
     return ::pread(file, bytes.data(), allowed, static_cast<off_t>(offset));
   });
+}
+
+// Where the descriptor stands, or at the end.
+inline auto write(descriptor file, std::span<std::byte const> bytes) noexcept -> outcome<std::size_t> {
+  return invoke_transfer(call::write, bytes.size(),
+                         [&](std::size_t allowed) { return ::write(file, bytes.data(), allowed); });
 }
 
 inline auto write_at(descriptor file, std::uint64_t offset, std::span<std::byte const> bytes) noexcept
@@ -662,6 +669,7 @@ inline auto locked_memory_limit() noexcept -> outcome<std::uint64_t> {
 
 // The process, whose number a forked child does not share. Never fails.
 inline auto process_id() noexcept -> int { return ::getpid(); }
+inline auto effective_user() noexcept -> std::uint32_t { return ::geteuid(); }
 // Whether there is nobody that memory could have to be shared with. Not always true when it could be.
 inline auto is_single_threaded() noexcept -> bool { return ::__libc_single_threaded != 0; }
 

@@ -66,6 +66,7 @@ struct open_flags {
   bool no_symlinks = false; // any component: open_resolved only
   bool beneath = false;     // open_resolved only
   bool direct = false;      // O_DIRECT: past the page cache
+  bool append = false;      // whatever is written goes to the end
 };
 
 inline constexpr unsigned seal_seal = 1;

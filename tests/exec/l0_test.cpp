@@ -5,13 +5,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <memory_resource>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
+
+#include <unistd.h>
 
 #include "exec/strategies.hpp"
 
@@ -59,6 +65,13 @@ std::vector<l0::tolerance> const sealed_later = [] {
   return all;
 }();
 
+// A list that cannot be written keeps no code from running.
+std::vector<l0::tolerance> const listed = [] {
+  auto all = anyhow;
+  all.push_back({.call = call::write, .told = true});
+  return all;
+}();
+
 auto run(code_span code) -> int { return code.entry<int()>()(); }
 
 constexpr std::size_t reserve = std::size_t{1} << 20;
@@ -94,6 +107,25 @@ std::vector<scenario> const scenarios{
     with(code_strategy::no_alias, sealed_later),
     with(code_strategy::dual, with_another_address),
     with(code_strategy::toggle, anyhow),
+    {.name = "an arena that is listed",
+     .calls = {"code_arena::create", "code_arena::write", "code_arena::publish"},
+     .body =
+         [](trial& t) {
+           auto const path = "/tmp/perf-" + std::to_string(::getpid()) + ".map";
+           std::filesystem::remove(path);
+           auto arena = or_throw(code_arena::create(
+               {.reserve = reserve, .strategy = code_strategy::no_alias, .perf_map = true, .debugger = true}));
+           auto const code = or_throw(arena.allocate(6));
+           or_throw(arena.write(code, returning(5), "five"));
+           or_throw(arena.publish());
+           t.expect(run(code) == 5, "another function runs");
+           std::ifstream lines{path};
+           std::string const text{std::istreambuf_iterator{lines}, {}};
+           t.expect(text.ends_with(" 6 five\n") || t.failed(call::write), "the list is wrong");
+           or_throw(arena.close());
+           std::filesystem::remove(path);
+         },
+     .tolerated = listed},
     {.name = "a vector of code",
      .calls = {"exec_resource::create", "exec_resource::flush"},
      .body =

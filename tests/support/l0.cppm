@@ -496,7 +496,8 @@ export namespace l0 {
       ++result.sticky;
     }
   }
-  for (auto const which : {os::call::read, os::call::pread, os::call::pwrite, os::call::copy_file_range}) {
+  for (auto const which :
+       {os::call::read, os::call::pread, os::call::write, os::call::pwrite, os::call::copy_file_range}) {
     if (std::ranges::find(trace, which) == trace.end()) {
       continue;
     }
