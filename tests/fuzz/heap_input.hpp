@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "script.hpp"
+
 #include "support/heap_image.hpp"
 
 // What an input makes of a heap's file: a few changes, near what means something.

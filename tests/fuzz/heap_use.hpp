@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "script.hpp"
+
 #include "support/heap_image.hpp"
 
 import fmmap.core;

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "script.hpp"
+
 #include "support/sealing.hpp"
 
 import fmmap.core;

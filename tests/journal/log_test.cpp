@@ -28,12 +28,12 @@
 #include "support/damage.hpp"
 #include "support/outcome.hpp"
 #include "support/scratch.hpp"
-#include "support/sealing.hpp"
 #include "support/seed.hpp"
 
 #include "support/small_disk.hpp"
 
 #include "journal/journaled.hpp"
+#include "support/sealing.hpp"
 
 import fmmap.core;
 import fmmap.journal;

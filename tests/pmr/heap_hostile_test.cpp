@@ -26,9 +26,10 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "support/heap_image.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+
+#include "support/heap_image.hpp"
 
 import fmmap.core;
 import fmmap.journal;

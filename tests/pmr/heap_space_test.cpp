@@ -25,11 +25,11 @@
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 
+#include "support/small_disk.hpp"
+
 import fmmap.core;
 import fmmap.os;
 import fmmap.pmr;
-
-#include "support/small_disk.hpp"
 
 namespace os = fmmap::os;
 namespace seam = fmmap::os::seam;

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "support/scratch.hpp"
+
 #include "support/sealing.hpp"
 
 import fmmap.core;
