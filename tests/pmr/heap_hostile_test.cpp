@@ -291,7 +291,7 @@ BOOST_AUTO_TEST_CASE(is_the_first_of_two_heaps_that_follow_each_other) {
 BOOST_AUTO_TEST_CASE(may_have_holes_for_its_zeros) {
   heap_image const original{true};
   scratch const folder;
-  auto const command = "cp --sparse=always " + original.path().string() + ' ' + (folder / "copy").string();
+  auto const command = "cp --sparse=always \"" + original.path().string() + "\" \"" + (folder / "copy").string() + '"';
   BOOST_REQUIRE(std::system(command.c_str()) == 0);
   auto heap = or_throw(persistent_heap::open(folder / "copy"));
   auto& some = *or_throw(heap.find<numbers>("numbers"));
