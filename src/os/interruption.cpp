@@ -108,4 +108,16 @@ time_limit::~time_limit() {
   }
 }
 
+// pthread_sigmask(3) does not fail with arguments that are right.
+no_handlers::no_handlers() noexcept : before_{} {
+  sigset_t most;
+  ::sigfillset(&most);
+  for (int const fault : {SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGSYS}) {
+    ::sigdelset(&most, fault);
+  }
+  (void)::pthread_sigmask(SIG_SETMASK, &most, &before_);
+}
+
+no_handlers::~no_handlers() { (void)::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
 } // namespace fmmap::os

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <csignal>
 #include <cstdint>
 #include <expected>
 #include <utility>
 
-// Limits to how long a system call may block: a timer's signal interrupts it.
+// Signals: limits to how long a system call may block, by a timer whose signal interrupts it, and threads without handlers.
 export module fmmap.os:interruption;
 
 import :calls;
@@ -18,6 +19,18 @@ export namespace fmmap::os {
 
 // Gives `signal` a handler that does nothing, unless it has it. EBUSY when it is handled or ignored by somebody else.
 [[nodiscard]] auto claim_signal(int signal) noexcept -> outcome<void>;
+
+// A thread that is started while it lives runs no handlers of the program's, but for faults of its own.
+class no_handlers {
+public:
+  no_handlers() noexcept;
+  no_handlers(no_handlers const&) = delete;
+  auto operator=(no_handlers const&) -> no_handlers& = delete;
+  ~no_handlers();
+
+private:
+  sigset_t before_;
+};
 
 // From `deadline` on, the blocking system calls of the calling thread fail with EINTR: the one in which it is then, and each
 // that it makes later, within a tenth of a millisecond. It ends with the scope, on the thread that began it.

@@ -3,6 +3,7 @@ module;
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -21,6 +22,7 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -101,6 +103,66 @@ void prefetch_page(std::byte const* page) noexcept {
     __builtin_prefetch(page + (line * line_bytes));
   }
 }
+
+// The lines in which pages differ, asked for in their order. Comparing takes as long as memory does, and another processor has its
+// own way to it: where there are many pages, a second thread compares them from the end on, in blocks, until the two meet.
+template <class Compare>
+class page_comparison {
+public:
+  // `compare` tells the lines of the page with a number; it does not throw, and may be called by two threads.
+  page_comparison(std::size_t pages, Compare compare) : compare_{std::move(compare)}, pages_{pages}, mine_{pages} {
+    if (pages < worth_a_thread) {
+      return;
+    }
+    found_.resize(pages);
+    blocks_ = (pages + block - 1) / block;
+    mine_ = 0;
+    os::no_handlers const meanwhile; // of the program's are to run on that thread
+    try {
+      helper_ = std::jthread{[this] { compare_from_the_end(); }};
+    } catch (std::system_error const&) { // there can be no more threads
+      mine_ = pages;
+    }
+  }
+  page_comparison(page_comparison const&) = delete;
+  auto operator=(page_comparison const&) -> page_comparison& = delete;
+  ~page_comparison() = default;
+
+  [[nodiscard]] auto lines_of(std::size_t page) -> std::uint64_t {
+    if (page == mine_ && helper_.joinable()) [[unlikely]] {
+      if (claim_block()) {
+        mine_ = std::min(pages_, mine_ + block);
+      } else {
+        helper_.join();
+      }
+    }
+    return page < mine_ ? compare_(page) : found_[page];
+  }
+
+private:
+  static constexpr std::size_t block = 256;
+  static constexpr std::size_t worth_a_thread = 4096; // starting one takes as long as comparing 200
+
+  // Whether there is one left. Both ends have the same number of them, so whose is whose needs no saying.
+  auto claim_block() noexcept -> bool { return claimed_.fetch_add(1, std::memory_order_relaxed) < blocks_; }
+
+  void compare_from_the_end() {
+    for (auto last = blocks_; claim_block(); --last) {
+      auto const end = std::min(pages_, last * block);
+      for (auto page = (last - 1) * block; page < end; ++page) {
+        found_[page] = compare_(page);
+      }
+    }
+  }
+
+  Compare compare_;
+  std::size_t pages_;
+  std::size_t mine_; // those before it are compared when they are asked for
+  std::size_t blocks_ = 0;
+  std::atomic<std::size_t> claimed_{0};
+  std::vector<std::uint64_t> found_;
+  std::jthread helper_;
+};
 
 // The work of a staged commit. Keeps the file of the heap.
 class commit_work final : public flush_work {
@@ -720,20 +782,18 @@ auto heap_state::tell_free_pages() -> std::function<bool(std::size_t offset)> {
   };
 }
 
-// Adds what a page has and the last staged commit does not. Returns whether there is any.
-auto heap_state::add_page(staging& to, std::byte const* at, std::function<bool(std::size_t offset)> const& is_fresh)
-    -> bool {
+// Adds what a page has and the last staged commit does not, in these lines. Returns whether there is any.
+auto heap_state::add_page(staging& to, std::byte const* at, std::uint64_t differing,
+                          std::function<bool(std::size_t offset)> const& is_fresh) -> bool {
   auto const page = file_page_of(at);
   auto const offset = static_cast<std::size_t>(at - memory_.content());
-  if (allocator_->is_free(offset)) { // nobody looks for it there, until a commit comes to nothing in which it is free
-    to.made->pages.push_back(page);
+  if (differing == 0) {
+    if (allocator_->is_free(offset)) { // nobody looks for it there, until a commit comes to nothing in which it is free
+      to.made->pages.push_back(page);
+    }
     return false;
   }
   std::span<std::byte const, page_bytes> const now{at, page_bytes};
-  auto const differing = differing_lines(to, page, now, all_lines);
-  if (differing == 0) {
-    return false;
-  }
   to.made->pages.push_back(page);
   if (is_fresh(offset)) {
     to.made->fresh.change(page, all_lines, now);
@@ -750,17 +810,27 @@ void heap_state::add_content(staging& to, std::span<dirty::page_range const> cha
   auto const is_fresh = is_large ? tell_free_pages() : [](std::size_t /*offset*/) { return false; };
   std::vector<dirty::page_range> same;
   dirty::run_list runs{same};
-  for (auto run = changed.begin(); run != changed.end(); ++run) {
-    for (auto* at = run->begin; at != run->end(); at += page_bytes) {
-      auto const is_last = at + page_bytes == run->end();
-      if (!is_last || std::next(run) != changed.end()) {
-        auto const* const next = is_last ? std::next(run)->begin : at + page_bytes;
-        prefetch_page(next);
-        prefetch_page(in_place(file_page_of(next)));
-      }
-      if (!add_page(to, at, is_fresh)) {
-        runs.append({.begin = at, .length = page_bytes});
-      }
+  std::vector<std::byte*> pages;
+  pages.reserve(bytes / page_bytes);
+  for (auto const& run : changed) {
+    for (auto* at = run.begin; at != run.end(); at += page_bytes) {
+      pages.push_back(at);
+    }
+  }
+  page_comparison compared{pages.size(), [&](std::size_t i) {
+                             if (i + 1 < pages.size()) {
+                               prefetch_page(pages[i + 1]);
+                               prefetch_page(in_place(file_page_of(pages[i + 1])));
+                             }
+                             // Nobody looks at what is free.
+                             std::span<std::byte const, page_bytes> const now{pages[i], page_bytes};
+                             return allocator_->is_free(static_cast<std::size_t>(pages[i] - memory_.content()))
+                                        ? 0
+                                        : differing_lines(to, file_page_of(pages[i]), now, all_lines);
+                           }};
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    if (!add_page(to, pages[i], compared.lines_of(i), is_fresh)) {
+      runs.append({.begin = pages[i], .length = page_bytes});
     }
   }
   if (to.made->changes.size_in_ring() + to.made->fresh.size_in_ring() <= store_->ring_bytes()) {

@@ -164,7 +164,8 @@ private:
   // The pages of the content that may differ from the last staged commit.
   [[nodiscard]] auto collect_changed(bool all_of_it) -> result<std::vector<dirty::page_range>>;
   void add_content(staging& to, std::span<dirty::page_range const> changed);
-  auto add_page(staging& to, std::byte const* at, std::function<bool(std::size_t offset)> const& is_fresh) -> bool;
+  auto add_page(staging& to, std::byte const* at, std::uint64_t differing,
+                std::function<bool(std::size_t offset)> const& is_fresh) -> bool;
   // Whether a page is free in the last commit, and nothing has been staged since.
   [[nodiscard]] auto tell_free_pages() -> std::function<bool(std::size_t offset)>;
   // Those of these lines of a page that differ from the last staged commit.

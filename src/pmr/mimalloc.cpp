@@ -106,17 +106,8 @@ class heap_maker {
 public:
   // Throws std::system_error when there can be no more threads.
   heap_maker() {
-    sigset_t all;
-    sigset_t before;
-    ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before); // no handler of the program's is to run on this thread
-    try {
-      std::thread{[this] { serve(); }}.detach();
-    } catch (...) {
-      ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-      throw;
-    }
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    os::no_handlers const meanwhile;
+    std::thread{[this] { serve(); }}.detach();
   }
   heap_maker(heap_maker const&) = delete;
   auto operator=(heap_maker const&) -> heap_maker& = delete;

@@ -13,11 +13,14 @@
 #include <memory_resource>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
+
+#include <sys/resource.h>
 
 #include "support/process.hpp"
 #include "support/scratch.hpp"
@@ -177,6 +180,66 @@ BOOST_AUTO_TEST_CASE(has_nothing_against_threads_that_hold_one_and_those_that_re
     or_throw(heap.commit());
   }
   BOOST_TEST(contents(path) == (std::vector<std::uint64_t>{rounds, rounds}), boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_commit_of_many_pages)
+
+// Of more than 4 096, which two threads compare: pages that changed, that were written and did not, and that were given up.
+// Returns how much of it is wrong.
+auto change_and_commit_many(std::filesystem::path const& path) -> std::size_t {
+  constexpr std::size_t pages = 9'000;
+  constexpr std::size_t in_page = 4096 / sizeof(std::uint64_t);
+  {
+    auto heap = or_throw(persistent_heap::create(path));
+    auto& kept = *or_throw(heap.construct<numbers>("numbers"));
+    auto& given_up = *or_throw(heap.construct<numbers>("given up"));
+    kept.resize(pages * in_page);
+    given_up.resize(2'000 * in_page, 7);
+    or_throw(heap.commit());
+    for (std::size_t page = 0; page < pages; ++page) {
+      auto& in_it = kept[(page * in_page) + (page % in_page)];
+      in_it = page % 3 == 0 ? 0 : page;
+    }
+    std::ranges::fill(given_up, 8);
+    or_throw(heap.destroy<numbers>("given up"));
+    or_throw(heap.commit());
+    kept.back() = 5;
+    or_throw(heap.commit());
+  }
+  auto const heap = or_throw(persistent_heap::open(path));
+  auto const& found = *or_throw(heap.find<numbers const>("numbers"));
+  std::size_t wrong = found.size() == pages * in_page ? 0 : 1;
+  for (std::size_t i = 0; i + 1 < found.size(); ++i) {
+    auto const page = i / in_page;
+    wrong += found[i] == (i % in_page == page % in_page && page % 3 != 0 ? page : 0) ? 0 : 1;
+  }
+  wrong += found.back() == 5 ? 0 : 1;
+  return wrong + or_throw(heap.check()).problems.size();
+}
+
+BOOST_AUTO_TEST_CASE(has_all_of_them) {
+  scratch const folder;
+  BOOST_TEST(change_and_commit_many(folder / "heap") == 0U);
+}
+
+BOOST_AUTO_TEST_CASE(needs_no_second_thread, *boost::unit_test::enable_if<!thread_sanitized>()) {
+  scratch const folder;
+  std::filesystem::permissions(folder.folder(), std::filesystem::perms::all);
+  BOOST_TEST(found_in_child([&](findings& found) {
+               if (!is_root() || !become_ordinary_user()) {
+                 found.skip("limiting threads needs an ordinary user");
+                 return;
+               }
+               limit(RLIMIT_NPROC, 1);
+               try {
+                 std::jthread{[] {}}.join();
+                 found.skip("threads are not limited here");
+               } catch (std::system_error const&) {
+               }
+               found.expect(change_and_commit_many(folder / "heap") == 0, "a commit is not whole");
+             }) == "");
 }
 
 BOOST_AUTO_TEST_SUITE_END()
