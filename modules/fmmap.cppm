@@ -5,3 +5,4 @@ export import fmmap.core;
 export import fmmap.lock;
 export import fmmap.pmr;
 export import fmmap.exec;
+export import fmmap.stack;

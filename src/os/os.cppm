@@ -12,6 +12,7 @@ export import :calls;
 export import :faults;
 export import :interruption;
 export import :invoke;
+export import :mappings;
 export import :pages;
 export import :system;
 export import :types;

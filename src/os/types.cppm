@@ -192,4 +192,5 @@ inline constexpr int page_out = 21;
 inline constexpr int populate_read = 22;
 inline constexpr int populate_write = 23;
 inline constexpr int collapse = 25;
+inline constexpr int guard_install = 102;
 } // namespace fmmap::os::advice_value

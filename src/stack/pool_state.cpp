@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <expected>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <pthread.h>
+
+module fmmap.stack;
+
+import fmmap.core;
+import fmmap.os;
+import :pool_state;
+
+// There in a program that is built with the address sanitizer, also when fmmap is not.
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming): the name is the sanitizer's
+extern "C" [[gnu::weak]] void __asan_unpoison_memory_region(void const volatile* begin, std::size_t size);
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming)
+
+namespace fmmap {
+
+namespace {
+
+constexpr std::size_t most_threads = 256; // that keep stacks for themselves
+constexpr std::size_t most_slots = UINT32_MAX / 2;
+constexpr std::string_view create_operation = "create a pool of stacks";
+constexpr std::string_view allocate_operation = "allocate a stack";
+
+auto fail(errc code, std::string_view operation, std::string_view hint = {}) -> std::unexpected<error> {
+  return std::unexpected(error::make(code, operation, {}, {}, hint));
+}
+
+auto fail(int code, std::string_view operation, std::string_view hint = {}) -> std::unexpected<error> {
+  return std::unexpected(error::make({code, std::system_category()}, operation, {}, {}, hint));
+}
+
+auto count_mappings_left() noexcept -> std::size_t {
+  auto const left = os::count_mappings_left();
+  if (!left) { // as where there is no /proc
+    report_dropped_error(error::make({left.error(), std::system_category()}, "count mappings"));
+  }
+  return left.value_or(os::default_mappings - (os::default_mappings / 8));
+}
+
+constinit std::mutex all_pools_mutex; // of the list, and of all that is said to be under it
+constinit pool_state* all_pools = nullptr;
+
+// The caches of the calling thread.
+constinit thread_local stack_cache* last_used = nullptr;
+constinit thread_local bool has_ended = false;
+
+} // namespace
+
+class thread_stacks {
+public:
+  ~thread_stacks() {
+    std::scoped_lock const lock{all_pools_mutex};
+    for (auto* one = first_; one != nullptr;) {
+      if (auto* const pool = one->pool.load(std::memory_order_relaxed); pool != nullptr) {
+        pool->share({one->slots.data(), one->count});
+        detach(*pool, *one);
+      }
+      delete std::exchange(one, one->next);
+    }
+    last_used = nullptr;
+    has_ended = true;
+  }
+
+  // The calling thread's cache of a pool, made when there is none; null when there can be none. With the lock of all pools.
+  static auto cache_of(pool_state& pool) -> stack_cache* {
+    if (has_ended) { // the destructors of the thread's own objects are running
+      return nullptr;
+    }
+    static thread_local thread_stacks mine;
+    auto* found = mine.find(&pool);
+    if (found == nullptr) {
+      if (pool.caches_left_ == 0) {
+        return nullptr;
+      }
+      found = mine.find(nullptr); // of a pool that is gone
+      if (found == nullptr) {
+        found = new stack_cache{.pool = nullptr, .thread = &last_used, .next = mine.first_};
+        mine.first_ = found;
+      }
+      --pool.caches_left_;
+      found->count = 0;
+      found->pool.store(&pool, std::memory_order_relaxed);
+      found->next_of_pool = std::exchange(pool.caches_, found);
+    }
+    last_used = found;
+    return found;
+  }
+
+  static void detach(pool_state& pool, stack_cache& cache) noexcept {
+    auto** link = &pool.caches_;
+    while (*link != &cache) {
+      link = &(*link)->next_of_pool;
+    }
+    *link = cache.next_of_pool;
+    cache.pool.store(nullptr, std::memory_order_relaxed);
+    cache.count = 0;
+    ++pool.caches_left_;
+  }
+
+  static auto can_watch() noexcept -> bool { return failed_to_watch == 0; }
+
+private:
+  auto find(pool_state const* pool) const noexcept -> stack_cache* {
+    auto* one = first_;
+    while (one != nullptr && one->pool.load(std::memory_order_relaxed) != pool) {
+      one = one->next;
+    }
+    return one;
+  }
+
+  // Registered before the program begins: a fork during a registration would leave the child with one half done.
+  static auto watch_forks() noexcept -> int {
+    return ::pthread_atfork(
+        +[] { all_pools_mutex.lock(); }, +[] { all_pools_mutex.unlock(); },
+        +[] {
+          for (auto* pool = all_pools; pool != nullptr; pool = pool->next_) {
+            take_from_others(*pool);
+          }
+          all_pools_mutex.unlock();
+        });
+  }
+
+  // In a child, which has none of the other threads.
+  static void take_from_others(pool_state& pool) noexcept {
+    for (auto* one = pool.caches_; one != nullptr;) {
+      auto* const next = one->next_of_pool;
+      if (one->thread != &last_used) {
+        pool.share({one->slots.data(), one->count});
+        detach(pool, *one); // and nobody deletes it, for nobody is left to
+      }
+      one = next;
+    }
+  }
+
+  static int const failed_to_watch;
+
+  stack_cache* first_ = nullptr;
+};
+
+int const thread_stacks::failed_to_watch = thread_stacks::watch_forks();
+
+// --- Beginning and end ----------------------------------------------------------------------------------------------------
+
+auto pool_state::make(stack_options const& options) -> result<std::unique_ptr<pool_state>> {
+  auto const page = os::page_size();
+  auto const stack = os::round_up(options.stack_size, page);
+  auto const guard = os::round_up(options.guard_size, page);
+  if (options.stack_size == 0 || options.guard_size == 0 || options.capacity == 0) {
+    return fail(errc::invalid_options, create_operation,
+                "stacks, guards and the capacity have to be more than nothing");
+  }
+  if (!thread_stacks::can_watch()) {
+    return fail(ENOMEM, create_operation);
+  }
+  auto const threads = std::clamp<std::size_t>(options.capacity / 32, 4, most_threads);
+  auto const guards = options.guard == stack_guard::both ? 2U : 1U;
+  constexpr auto address_space = std::uint64_t{1} << 47U;
+  if (!stack || !guard || *stack > address_space || *guard > address_space || options.capacity > most_slots ||
+      options.capacity + (threads * stack_cache::most) > address_space / (*stack + (guards * *guard))) {
+    return fail(errc::invalid_options, create_operation, "so many stacks of that size are more than any address space");
+  }
+  shape const wanted{.stack = static_cast<std::size_t>(*stack),
+                     .guard = static_cast<std::size_t>(*guard),
+                     .high_guard = guards == 2 ? static_cast<std::size_t>(*guard) : 0,
+                     .resident = std::min(static_cast<std::size_t>(*stack), options.resident_bytes / page * page),
+                     .slots = options.capacity + (threads * stack_cache::most),
+                     .caches = threads,
+                     .scrubs = options.scrub};
+  auto const length = (wanted.slots * (wanted.guard + wanted.stack + wanted.high_guard)) + wanted.guard;
+  constexpr os::map_flags memory{.shared = false, .anonymous = true, .stack = true, .no_reserve = true};
+  auto const mapped = os::map(nullptr, length, {.read = true, .write = true}, memory, os::no_descriptor, 0);
+  if (!mapped) {
+    return fail(mapped.error(), create_operation,
+                std::to_string(length) +
+                    " bytes of address space; where vm.overcommit_memory is 2, all of it is counted");
+  }
+  std::unique_ptr<pool_state> made;
+  try {
+    made.reset(new pool_state{wanted, *mapped});
+  } catch (...) {
+    (void)os::unmap(*mapped, length);
+    throw;
+  }
+  // MAP_STACK asks for that from Linux 6.7 on. Where there are no huge pages, it cannot be asked.
+  (void)os::advise(*mapped, length, os::advice_value::no_huge_page);
+  std::scoped_lock const lock{all_pools_mutex};
+  auto const guarded = made->install_guard(*mapped, wanted.guard);
+  if (!guarded) {
+    return fail(guarded.error(), create_operation, "it is the first guard");
+  }
+  if (made->added_mappings_ > 0 && 2 * wanted.slots > made->mappings_allowed_) {
+    return fail(ENOMEM, create_operation,
+                "guards that are mappings need " + std::to_string(2 * wanted.slots) + ", and vm.max_map_count leaves " +
+                    std::to_string(made->mappings_allowed_));
+  }
+  made->next_ = std::exchange(all_pools, made.get());
+  made->link_ = &all_pools;
+  if (made->next_ != nullptr) {
+    made->next_->link_ = &made->next_;
+  }
+  return made;
+}
+
+pool_state::pool_state(shape const& wanted, std::byte* base)
+    : shape_{wanted},
+      stride_{wanted.guard + wanted.stack + wanted.high_guard},
+      base_{base},
+      length_{(wanted.slots * stride_) + wanted.guard},
+      taken_{std::make_unique<std::atomic<unsigned char>[]>(wanted.slots)},
+      caches_left_{wanted.caches} {
+  free_.reserve(wanted.slots);
+}
+
+pool_state::~pool_state() {
+  if (is_mapped_) {
+    (void)os::unmap(base_, length_);
+  }
+}
+
+auto pool_state::close() -> result<void> {
+  std::scoped_lock const lock{all_pools_mutex};
+  if (auto const held = alive(); held > 0) {
+    return fail(errc::in_use, "close a pool of stacks", std::to_string(held) + " of its stacks are alive");
+  }
+  while (caches_ != nullptr) {
+    thread_stacks::detach(*this, *caches_);
+  }
+  *link_ = next_;
+  if (next_ != nullptr) {
+    next_->link_ = link_;
+  }
+  is_mapped_ = false;
+  auto const done = os::unmap(base_, length_);
+  return done ? result<void>{} : fail(done.error(), "close a pool of stacks");
+}
+
+// --- Stacks -----------------------------------------------------------------------------------------------------------------
+
+auto pool_state::take() -> result<std::uint32_t> {
+  auto* const cache = last_used;
+  if (cache == nullptr || cache->pool.load(std::memory_order_relaxed) != this || cache->count == 0) [[unlikely]] {
+    return take_slowly();
+  }
+  auto const slot = cache->slots[--cache->count];
+  taken_[slot].store(1, std::memory_order_relaxed);
+  return slot;
+}
+
+// Takes half a cache besides, of what has been used before.
+auto pool_state::take_slowly() -> result<std::uint32_t> {
+  std::scoped_lock const lock{all_pools_mutex};
+  auto* const cache = thread_stacks::cache_of(*this);
+  if (cache != nullptr && cache->count > 0) { // that of another pool was used last
+    auto const slot = cache->slots[--cache->count];
+    taken_[slot].store(1, std::memory_order_relaxed);
+    return slot;
+  }
+  auto const slot = take_shared();
+  if (!slot) {
+    return slot;
+  }
+  taken_[*slot].store(1, std::memory_order_relaxed);
+  if (cache != nullptr) {
+    for (; cache->count < stack_cache::most / 2 && !free_.empty(); ++cache->count) {
+      cache->slots[cache->count] = free_.back();
+      free_.pop_back();
+    }
+  }
+  return slot;
+}
+
+auto pool_state::take_shared() -> result<std::uint32_t> {
+  if (!free_.empty()) {
+    auto const slot = free_.back();
+    free_.pop_back();
+    return slot;
+  }
+  if (fresh_ == shape_.slots) {
+    return fail(errc::reservation_exceeded, allocate_operation);
+  }
+  auto const slot = static_cast<std::uint32_t>(fresh_);
+  // Its low guard is there, with that of the slot below or from the beginning. Behind it is its high guard, and the low one of
+  // the next.
+  if (auto const done = install_guard(bottom_of(slot) + shape_.stack, shape_.high_guard + shape_.guard); !done) {
+    return fail(done.error(), allocate_operation, "there has to be a guard");
+  }
+  ++fresh_;
+  return slot;
+}
+
+auto pool_state::install_guard(std::byte* at, std::size_t length) -> os::outcome<void> {
+  auto done = os::retry([&] { return os::advise(at, length, os::advice_value::guard_install); });
+  if (done || done.error() != EINVAL) {
+    return done;
+  }
+  // Linux before 6.13, or memory that is locked.
+  if (!has_counted_) {
+    has_counted_ = true;
+    mappings_allowed_ = count_mappings_left();
+  }
+  if (added_mappings_ + 2 > mappings_allowed_) {
+    return std::unexpected(ENOMEM);
+  }
+  done = os::protect(at, length, {.read = false});
+  added_mappings_ += done ? 2 : 0;
+  return done;
+}
+
+void pool_state::give_back(std::uint32_t slot) noexcept {
+  if (__asan_unpoison_memory_region != nullptr) { // of frames that were never left
+    __asan_unpoison_memory_region(bottom_of(slot), shape_.stack);
+  }
+  if (shape_.scrubs) {
+    scrub(slot);
+  }
+  taken_[slot].store(0, std::memory_order_relaxed);
+  auto* const cache = last_used;
+  if (cache == nullptr || cache->pool.load(std::memory_order_relaxed) != this || cache->count == stack_cache::most)
+      [[unlikely]] {
+    return give_back_slowly(slot);
+  }
+  cache->slots[cache->count++] = slot;
+}
+
+void pool_state::give_back_slowly(std::uint32_t slot) noexcept {
+  auto* cache = static_cast<stack_cache*>(nullptr);
+  try {
+    std::scoped_lock const lock{all_pools_mutex};
+    cache = thread_stacks::cache_of(*this);
+  } catch (std::bad_alloc const&) { // it has no cache then
+    cache = nullptr;
+  }
+  if (cache == nullptr) {
+    return release_and_share({&slot, 1});
+  }
+  if (cache->count == stack_cache::most) { // the half that was given back first
+    constexpr auto half = stack_cache::most / 2;
+    release_and_share({cache->slots.data(), half});
+    std::ranges::copy(std::span{cache->slots}.subspan(half), cache->slots.begin());
+    cache->count -= half;
+  }
+  cache->slots[cache->count++] = slot;
+}
+
+// What is locked in memory stays there.
+void pool_state::release_and_share(std::span<std::uint32_t const> slots) noexcept {
+  for (auto const slot : slots) {
+    (void)release_memory(slot, shape_.resident);
+  }
+  std::scoped_lock const lock{all_pools_mutex};
+  share(slots);
+}
+
+void pool_state::give_back(void* top) noexcept {
+  auto const highest = reinterpret_cast<std::uintptr_t>(top) - reinterpret_cast<std::uintptr_t>(base_) - 1;
+  auto const slot = highest / stride_;
+  auto const is_one = slot < shape_.slots && top == bottom_of(static_cast<std::uint32_t>(slot)) + shape_.stack &&
+                      taken_[slot].load(std::memory_order_relaxed) == 1;
+  if (!is_one) [[unlikely]] {
+    // NOLINTNEXTLINE(modernize-use-std-print): libstdc++ 12 has none
+    std::fprintf(stderr, "fmmap: deallocate(%p): no stack of this pool that is in use has its top there\n", top);
+    std::fflush(stderr);
+    std::abort();
+  }
+  give_back(static_cast<std::uint32_t>(slot));
+}
+
+auto pool_state::slot_of(void const* address) const noexcept -> std::optional<std::size_t> {
+  auto const offset = reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(base_);
+  auto const slot = offset / stride_;
+  return slot < shape_.slots ? std::optional{slot} : std::nullopt;
+}
+
+// --- Memory -----------------------------------------------------------------------------------------------------------------
+
+auto pool_state::release_memory(std::uint32_t slot, std::size_t kept) const noexcept -> os::outcome<void> {
+  auto const length = shape_.stack - std::min(kept, shape_.stack);
+  return length == 0 ? os::outcome<void>{}
+                     : os::retry([&] { return os::advise(bottom_of(slot), length, os::advice_value::dont_need); });
+}
+
+void pool_state::scrub(std::uint32_t slot) const noexcept {
+  auto const released = release_memory(slot, shape_.resident);
+  auto const length = released ? shape_.resident : shape_.stack; // locked memory cannot be released
+  std::memset(bottom_of(slot) + (shape_.stack - length), 0, length);
+}
+
+auto pool_state::trim() -> result<void> {
+  std::scoped_lock const lock{all_pools_mutex};
+  if (auto* const cache = last_used; cache != nullptr && cache->pool.load(std::memory_order_relaxed) == this) {
+    share({cache->slots.data(), std::exchange(cache->count, 0)});
+  }
+  for (auto const slot : free_) {
+    if (auto const done = release_memory(slot, 0); !done) {
+      return fail(done.error(), "trim a pool of stacks");
+    }
+  }
+  return {};
+}
+
+auto pool_state::alive() const noexcept -> std::size_t {
+  std::size_t count = 0;
+  for (std::size_t slot = 0; slot < fresh_; ++slot) {
+    count += taken_[slot].load(std::memory_order_relaxed);
+  }
+  return count;
+}
+
+auto pool_state::stats() const -> stack_stats {
+  std::scoped_lock const lock{all_pools_mutex};
+  auto const held = alive();
+  return {.alive = held, .cached = fresh_ - held, .slots = shape_.slots, .added_mappings = added_mappings_};
+}
+
+} // namespace fmmap

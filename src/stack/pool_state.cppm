@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+// What a stack_pool is. Implementation units only.
+module fmmap.stack:pool_state;
+
+import fmmap.core;
+import fmmap.os;
+import :stack_pool;
+
+namespace fmmap {
+
+class pool_state;
+
+// Free stacks that a thread has for itself, those it gave back last on top. Belongs to the thread, and is in the lists of both.
+struct stack_cache {
+  static constexpr std::size_t most = 16;
+
+  std::atomic<pool_state*> pool; // null when that is gone
+  std::size_t count = 0;
+  std::array<std::uint32_t, most> slots{};
+  void const* thread;          // whose it is, by the address of something that is the thread's own
+  stack_cache* next = nullptr; // of the thread
+  stack_cache* next_of_pool = nullptr;
+};
+
+class pool_state {
+public:
+  // Errors: as `stack_pool::create`.
+  [[nodiscard]] static auto make(stack_options const& options) -> result<std::unique_ptr<pool_state>>;
+
+  pool_state(pool_state const&) = delete;
+  auto operator=(pool_state const&) -> pool_state& = delete;
+  ~pool_state();
+
+  // A slot with a guard, whose stack is nobody's.
+  [[nodiscard]] auto take() -> result<std::uint32_t>;
+  // The slot has been taken.
+  void give_back(std::uint32_t slot) noexcept;
+  // The same, of a stack that a program names by its top. Ends the program when it has no such one.
+  void give_back(void* top) noexcept;
+
+  [[nodiscard]] auto stack_size() const noexcept -> std::size_t { return shape_.stack; }
+  [[nodiscard]] auto bottom_of(std::uint32_t slot) const noexcept -> std::byte* {
+    return base_ + (slot * stride_) + shape_.guard;
+  }
+  [[nodiscard]] auto slot_of(void const* address) const noexcept -> std::optional<std::size_t>;
+  [[nodiscard]] auto slots() const noexcept -> std::size_t { return shape_.slots; }
+
+  [[nodiscard]] auto trim() -> result<void>;
+  [[nodiscard]] auto stats() const -> stack_stats;
+
+  // Unmaps, unless stacks are alive.
+  [[nodiscard]] auto close() -> result<void>;
+
+private:
+  friend class thread_stacks;
+
+  struct shape {
+    std::size_t stack;
+    std::size_t guard;      // below a stack
+    std::size_t high_guard; // above it, 0 without one
+    std::size_t resident;
+    std::size_t slots;
+    std::size_t caches; // threads that may have one
+    bool scrubs;
+  };
+  pool_state(shape const& wanted, std::byte* base);
+
+  [[nodiscard]] auto take_slowly() -> result<std::uint32_t>;
+  void give_back_slowly(std::uint32_t slot) noexcept;
+  void release_and_share(std::span<std::uint32_t const> slots) noexcept;
+
+  // With the lock of all pools.
+  [[nodiscard]] auto take_shared() -> result<std::uint32_t>;
+  [[nodiscard]] auto install_guard(std::byte* at, std::size_t length) -> os::outcome<void>;
+  [[nodiscard]] auto alive() const noexcept -> std::size_t;
+  void share(std::span<std::uint32_t const> slots) noexcept { free_.insert(free_.end(), slots.begin(), slots.end()); }
+
+  // All but the `kept` bytes at the top.
+  [[nodiscard]] auto release_memory(std::uint32_t slot, std::size_t kept) const noexcept -> os::outcome<void>;
+  void scrub(std::uint32_t slot) const noexcept;
+
+  shape const shape_;
+  std::size_t const stride_; // of a slot, with its guards
+  std::byte* const base_;
+  std::size_t const length_;
+  std::unique_ptr<std::atomic<unsigned char>[]> taken_; // by slot: whether somebody has it
+
+  // Under the lock of all pools.
+  std::size_t fresh_ = 0;           // slots from there on have never been taken
+  std::vector<std::uint32_t> free_; // has room for all slots
+  std::size_t added_mappings_ = 0;
+  std::size_t mappings_allowed_ = 0; // as far as it is known
+  bool has_counted_ = false;
+  stack_cache* caches_ = nullptr;
+  std::size_t caches_left_;
+  bool is_mapped_ = true;
+  pool_state* next_ = nullptr; // of all pools
+  pool_state** link_ = nullptr;
+};
+
+} // namespace fmmap
