@@ -281,7 +281,8 @@ public:
 
   /// The same, and its bytes can be executed, where they are: the file is mapped once more, by a descriptor that cannot
   /// write, so that the system refuses to make them writable again. What is copy-on-write or locked in memory, or cannot be
-  /// opened again, as without /proc, keeps its mapping, which the system would make writable.
+  /// opened again, as without /proc, keeps its mapping, which the system would make writable. The file itself can be written
+  /// still, by the descriptor too that stays open.
   ///
   /// Errors: as `freeze`; `std::errc::operation_not_permitted` on a file system mounted noexec;
   /// `std::errc::permission_denied` for what is copy-on-write or locked where PR_SET_MDWE holds.

@@ -35,7 +35,7 @@ enum class code_strategy : unsigned char {
 [[nodiscard]] auto to_string(code_strategy one) noexcept -> std::string_view;
 
 struct code_arena_options {
-  /// Bytes of address space to hold: all the code there can be. Up to 2 GiB.
+  /// Bytes of address space to hold: all the code there can be. Up to 2 GiB; near the program less, which lies there too.
   std::size_t reserve = std::size_t{64} << 20;
   code_strategy strategy = code_strategy::automatic;
   /// All of it within 2 GiB of the program's own code, so that calls and addresses of 32 bits reach from one to the other.
@@ -46,12 +46,16 @@ struct code_arena_options {
   bool debugger = false;
 };
 
-/// What an arena has in use; bytes are those of whole blocks, 64 at the least.
+/// What an arena has in use. A function takes whole cache lines, 64 bytes at the least.
 struct code_stats {
+  /// Of all functions, those included that are retired and not reclaimed.
   std::size_t used_bytes = 0;
   std::size_t free_bytes = 0;
+  /// The longest run without a function. What functions of one size have left is kept for others of that size, so that less
+  /// can be had at once.
   std::size_t largest_free = 0;
   std::size_t reserved_bytes = 0;
+  /// The most that has been in use, in whole pages.
   std::size_t peak_bytes = 0;
   /// Functions that are published and not retired.
   std::size_t functions = 0;
@@ -128,13 +132,15 @@ public:
   /// Gives a function up, whether published or not. Its memory becomes traps, and is used again, when every `guard` has ended
   /// that began before.
   ///
-  /// Errors: `errc::not_allocated`, also for one that is retired already; `errc::sealed`; `errc::forked`; `errc::closed`.
+  /// Errors: `errc::not_allocated`, also for one that is retired already, unless another one of its size lies there meanwhile;
+  /// `errc::in_use` for an object's of an `exec_resource`; `errc::sealed`; `errc::forked`; `errc::closed`.
   [[nodiscard]] auto retire(code_span function) -> result<void>;
 
   /// Reclaims what is retired and no guard holds back; `retire` and `allocate` do so now and then. Returns how many functions
   /// those were.
   ///
   /// Errors: what the system reports where traps cannot be put: what it was about is reclaimed by a later call.
+  /// `errc::sealed`; `errc::forked`; `errc::closed`.
   [[nodiscard]] auto reclaim() -> result<std::size_t>;
 
   /// The published function that has this address in it, until it is reclaimed; a constant number of steps.
@@ -156,8 +162,8 @@ public:
   /// Unmaps, whatever is still there, and reports what goes wrong. Invalidates: all code.
   [[nodiscard]] auto close() -> result<void>;
 
-  /// While it lives, nothing is reclaimed that was not retired before it began. A thread holds one around its calls of
-  /// functions that others may retire. Guards may be nested.
+  /// While it lives, nothing is reclaimed that was not retired before it began; what was retired while an earlier guard was
+  /// held may wait for it too. A thread holds one around its calls of functions that others may retire. Guards may be nested.
   ///
   /// Thread safety: begins and ends on any thread. Of an arena of nothing it guards nothing. Must not outlive the arena.
   class guard {

@@ -28,9 +28,9 @@ export namespace fmmap {
 /// Fork: as of the arena. Exec: gone.
 class exec_resource final : public std::pmr::memory_resource {
 public:
-  /// Containers allocate from `staging`, code lies in `arena`, which lives on as long as one of the two does.
+  /// Containers allocate from `staging`, code lies in `arena`, which lives on as long as one of the two does, unless it is closed.
   ///
-  /// Errors: `errc::closed`; `std::errc::not_enough_memory`.
+  /// Errors: `errc::closed`; `errc::invalid_options` for no `staging`.
   [[nodiscard]] static auto create(code_arena& arena,
                                    std::pmr::memory_resource* staging = std::pmr::new_delete_resource())
       -> result<std::unique_ptr<exec_resource>>;
@@ -41,7 +41,10 @@ public:
   /// changed in place: nobody may be executing those bytes. Appending to a vector within its capacity changes no byte that was
   /// there. `name` is that of all that are published for the first time, as in `code_arena::write`.
   ///
-  /// Errors: as `code_arena::allocate` and `publish`. Objects may have been published or not, then; the next call goes on.
+  /// Takes as long as all objects are long, which it compares with their code.
+  ///
+  /// Errors: as `code_arena::allocate` and `publish`, for the first object of which something fails: the others are published all
+  /// the same, and the next call goes on.
   [[nodiscard]] auto flush(std::string_view name = {}) -> result<void>;
 
   /// The code of the byte at `pointer`, of any object; null before the first flush of that, and for what is of none. It stays

@@ -13,12 +13,14 @@ module;
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <ranges>
 #include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -40,7 +42,6 @@ namespace fmmap {
 namespace {
 
 constexpr std::size_t most_reserve = std::size_t{2} << 30;
-constexpr std::size_t largest_alignment = 4096;
 constexpr std::size_t most_kept = std::size_t{1} << 20; // bytes of buffers for the next batch
 constexpr std::size_t reclaimed_at_once = 256; // functions that are retired, before anybody looks whether they can go
 
@@ -59,8 +60,27 @@ constexpr auto in_lines(std::size_t size) noexcept -> std::size_t { return (size
 // --- Which functions there are --------------------------------------------------------------------------------------------
 
 auto code_index::make(std::size_t reserve) -> result<code_index> {
-  auto words = mapping::anonymous(reserve / line * sizeof(std::uint32_t));
+  auto words = mapping::anonymous(reserve / line * sizeof(cell));
   return words ? result<code_index>{code_index{std::move(*words)}} : std::unexpected(std::move(words).error());
+}
+
+auto code_index::usage_up_to(std::size_t end) const noexcept -> usage {
+  usage found;
+  std::size_t free_since = 0;
+  for (std::size_t offset = 0; offset < end;) {
+    auto const word = at(offset).load(std::memory_order_relaxed);
+    if (word == 0 || (word & inside) != 0) { // the latter of a function that is being added or removed
+      offset += line;
+      continue;
+    }
+    found.longest_free = std::max(found.longest_free, offset - free_since);
+    auto const length = in_lines(size_in(word));
+    found.used += length;
+    offset += length;
+    free_since = offset;
+  }
+  found.free_at_end = end - std::min(end, free_since);
+  return found;
 }
 
 void code_index::add(std::size_t offset, std::size_t size) noexcept {
@@ -242,7 +262,8 @@ auto arena_state::refuse(std::string_view operation) const -> std::unexpected<er
 // Nobody else uses the arena then.
 auto arena_state::close() -> result<void> {
   open_arenas::remove(*this);
-  if (state_.exchange(state::closed) == state::closed) {
+  auto open = state::forked; // a child's copy stays one
+  if (!state_.compare_exchange_strong(open, state::forked) && state_.exchange(state::closed) == state::closed) {
     return fail(errc::closed, "close");
   }
   listing_.reset();
@@ -263,7 +284,7 @@ auto arena_state::withdraw(std::size_t /*offset*/, std::size_t /*length*/) -> re
 
 // --- Functions --------------------------------------------------------------------------------------------------------------
 
-auto arena_state::allocate(std::size_t size, std::size_t alignment) -> result<code_span> {
+auto arena_state::allocate(std::size_t size, std::size_t alignment, bool is_owned) -> result<code_span> {
   constexpr std::string_view operation = "allocate code";
   if (state_.load(std::memory_order_acquire) != state::open) [[unlikely]] {
     return refuse(operation);
@@ -285,13 +306,20 @@ auto arena_state::allocate(std::size_t size, std::size_t alignment) -> result<co
   if (!offset) {
     return std::unexpected(std::move(offset).error());
   }
-  if (aligned > line) {
+  if (aligned > line || is_owned) {
+    std::scoped_lock const lock{mutex_};
     try {
-      std::scoped_lock const lock{mutex_};
-      alignments_.emplace(*offset, aligned);
-    } catch (...) {
+      if (is_owned) {
+        owned_.insert(*offset);
+        waiting_.reserve(waiting_.size() + owned_.size()); // so that its owner can retire it whatever happens
+      }
+      if (aligned > line) {
+        alignments_.emplace(*offset, aligned);
+      }
+    } catch (std::bad_alloc const&) {
+      owned_.erase(*offset);
       allocator_->deallocate(*offset, in_lines(size), aligned);
-      throw;
+      return fail(ENOMEM, operation);
     }
   }
   index_.add(*offset, size);
@@ -341,31 +369,41 @@ auto arena_state::write(code_span to, std::span<std::byte const> code, std::stri
     return fail(errc::out_of_range, operation,
                 std::to_string(code.size()) + " bytes do not fit into " + std::to_string(found->size));
   }
-  if (listing_) {
-    listing_->name(to.address(), name);
+  try {
+    if (listing_) {
+      listing_->name(to.address(), name);
+    }
+    if (memory_->gathers()) {
+      stage(*found, code);
+      return {};
+    }
+    auto const done = write_in_place(*found, code);
+    return done ? result<void>{} : fail(done.error(), operation);
+  } catch (std::bad_alloc const&) {
+    return fail(ENOMEM, operation);
   }
-  if (memory_->gathers()) {
-    stage(*found, code);
-    return {};
-  }
-  auto const done = write_in_place(*found, code);
-  return done ? result<void>{} : fail(done.error(), operation);
+}
+
+void arena_state::add_pending(code_index::entry const& to, std::size_t position) {
+  auto const place = static_cast<std::uint32_t>(pending_.size());
+  pending_.push_back({.offset = static_cast<std::uint32_t>(to.offset),
+                      .size = static_cast<std::uint32_t>(in_lines(to.size)),
+                      .position = static_cast<std::uint32_t>(position)});
+  index_.place(to.offset) = place;
+  index_.set(to.offset, code_index::kind::written);
 }
 
 void arena_state::stage(code_index::entry const& to, std::span<std::byte const> code) {
-  auto const offset = static_cast<std::uint32_t>(to.offset);
   auto const size = in_lines(to.size);
   auto position = staged_end_;
   if (to.kind == code_index::kind::written) {
-    position = std::ranges::find(pending_, offset, &pending::offset)->position;
+    position = pending_[index_.place(to.offset)].position;
   } else {
     if (staged_.size() - staged_end_ < size) {
       staged_.resize((2 * staged_.size()) + size);
     }
-    pending_.push_back(
-        {.offset = offset, .size = static_cast<std::uint32_t>(size), .position = static_cast<std::uint32_t>(position)});
+    add_pending(to, position);
     staged_end_ += size;
-    index_.set(to.offset, code_index::kind::written);
   }
   auto* const room = staged_.data() + position;
   std::ranges::copy(code, room);
@@ -379,10 +417,7 @@ auto arena_state::write_in_place(code_index::entry const& to, std::span<std::byt
       return done;
     }
   } else {
-    pending_.push_back({.offset = static_cast<std::uint32_t>(to.offset),
-                        .size = static_cast<std::uint32_t>(in_lines(to.size)),
-                        .position = 0});
-    index_.set(to.offset, code_index::kind::written);
+    add_pending(to, 0);
   }
   return memory_->put(to.offset, code);
 }
@@ -396,11 +431,17 @@ auto arena_state::publish_locked() -> result<void> {
   if (pending_.empty() && !is_changed_) {
     return {};
   }
-  list_pending();
-  if (auto const done = memory_->gathers() ? put_pending() : os::outcome<void>{}; !done) {
-    return fail(done.error(), "publish code");
+  std::erase_if(pending_, [](pending const& one) { return one.size == 0; });
+  auto done = os::outcome<void>{};
+  try {
+    list_pending();
+    done = memory_->gathers() ? put_pending() : done;
+  } catch (std::bad_alloc const&) {
+    done = std::unexpected(ENOMEM);
   }
-  if (auto const done = code_barrier(); !done) {
+  done = done ? code_barrier() : done;
+  if (!done) {
+    number_pending(); // it may have another order
     return fail(done.error(), "publish code");
   }
   for (auto const& one : pending_) {
@@ -431,12 +472,18 @@ void arena_state::list_pending() {
   }
 }
 
+void arena_state::number_pending() noexcept {
+  for (std::uint32_t place = 0; place < pending_.size(); ++place) {
+    index_.place(pending_[place].offset) = place;
+  }
+}
+
 // Functions side by side at once, without another copy where they were also written in that order.
 auto arena_state::put_pending() -> os::outcome<void> {
   if (!std::ranges::is_sorted(pending_, {}, &pending::offset)) {
     std::ranges::sort(pending_, {}, &pending::offset);
   }
-  for (std::span<pending const> rest{pending_}; !rest.empty();) {
+  for (std::span<pending> rest{pending_}; !rest.empty();) {
     auto const& first = rest.front();
     auto const is_staged_so = [&](pending const& one) {
       return one.offset - first.offset == one.position - first.position;
@@ -457,6 +504,9 @@ auto arena_state::put_pending() -> os::outcome<void> {
         std::memcpy(run_.data() + (one.offset - first.offset), staged_.data() + one.position, one.size);
       }
       done = memory_->put(first.offset, run_);
+    }
+    for (auto& one : rest.first(count)) {
+      one.may_be_in_place = done || memory_->may_put_a_part();
     }
     if (!done) {
       return done;
@@ -481,7 +531,7 @@ auto arena_state::change(code_span published, std::size_t offset, std::span<std:
   return done ? result<void>{} : fail(done.error(), operation);
 }
 
-auto arena_state::retire(code_span function) -> result<void> {
+auto arena_state::retire(code_span function, bool by_owner) -> result<void> {
   constexpr std::string_view operation = "retire code";
   auto const open = lock_open(operation);
   if (!open) {
@@ -491,13 +541,27 @@ auto arena_state::retire(code_span function) -> result<void> {
   if (!found) {
     return std::unexpected(found.error());
   }
-  waiting_.push_back({.generation = guards_.generation(),
-                      .offset = static_cast<std::uint32_t>(found->offset),
-                      .size = static_cast<std::uint32_t>(found->size)});
+  auto* const in_batch = found->kind == code_index::kind::written ? &pending_[index_.place(found->offset)] : nullptr;
+  auto const may_be_in_place = found->kind == code_index::kind::published || !memory_->gathers() ||
+                               (in_batch != nullptr && in_batch->may_be_in_place);
+  if (owned_.contains(found->offset) != by_owner) {
+    return fail(errc::in_use, operation, "it goes with the object of the exec_resource that has it");
+  }
+  try {
+    waiting_.push_back({.generation = guards_.generation(),
+                        .offset = static_cast<std::uint32_t>(found->offset),
+                        .size = static_cast<std::uint32_t>(found->size),
+                        .is_trapped = !may_be_in_place});
+  } catch (std::bad_alloc const&) {
+    return fail(ENOMEM, operation);
+  }
+  owned_.erase(found->offset);
   if (found->kind == code_index::kind::published) {
     --functions_;
   } else {
-    std::erase_if(pending_, [&](pending const& one) { return one.offset == found->offset; });
+    if (in_batch != nullptr) {
+      in_batch->size = 0;
+    }
     if (listing_) {
       listing_->remove_name(function.address());
     }
@@ -542,10 +606,14 @@ auto arena_state::fill_retired(std::span<waiting> retired, std::size_t& filled) 
     std::ranges::sort(retired, {}, &waiting::offset);
   }
   while (filled < retired.size()) {
+    if (retired[filled].is_trapped) {
+      ++filled;
+      continue;
+    }
     auto const offset = retired[filled].offset;
     auto end = std::size_t{offset};
     auto next = filled;
-    for (; next < retired.size() && retired[next].offset == end; ++next) {
+    for (; next < retired.size() && retired[next].offset == end && !retired[next].is_trapped; ++next) {
       end += in_lines(retired[next].size);
     }
     if (auto done = memory_->fill_with_traps(offset, end - offset); !done) {
@@ -587,10 +655,13 @@ auto arena_state::stats() const -> code_stats {
   }
   auto const use = allocator_->in_use();
   std::scoped_lock const lock{mutex_};
-  return {.used_bytes = use.used,
-          .free_bytes = use.free,
-          .largest_free = use.longest_free,
-          .reserved_bytes = memory_->reserve(),
+  auto const reserve = memory_->reserve();
+  auto const grown = use.used + use.free;
+  auto const [used, free_at_end, longest_free] = index_.usage_up_to(grown);
+  return {.used_bytes = used,
+          .free_bytes = reserve - used,
+          .largest_free = std::max(longest_free, free_at_end + (reserve - grown)),
+          .reserved_bytes = reserve,
           .peak_bytes = use.peak,
           .functions = functions_,
           .retired = waiting_.size(),

@@ -12,6 +12,7 @@ module;
 #include <optional>
 #include <span>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -31,8 +32,11 @@ namespace fmmap {
 // Functions begin at multiples of a cache line: a write to one makes a processor throw away what it has decoded of the line.
 inline constexpr std::size_t line = 64;
 
+inline constexpr std::size_t largest_alignment = 4096;
+
 // Which functions there are, in a word for each line: 0 where no function is; in a function's first line what it is, and its
-// length; in another one of its lines, with the highest bit, how many lines it is to the first. Read without a lock.
+// length; in another one of its lines, with the highest bit, how many lines it is to the first. Read without a lock. Beside the first
+// word is a number for who has the lock: where in a batch the function is.
 class code_index {
 public:
   enum class kind : unsigned char { none, allocated, written, published, retired };
@@ -61,6 +65,18 @@ public:
     return {.kind = static_cast<code_index::kind>(word >> size_bits), .offset = first, .size = size_in(word)};
   }
 
+  // Up to an offset, in bytes of whole lines: of all functions, without any at the end, and of the longest such run before.
+  struct usage {
+    std::size_t used = 0;
+    std::size_t free_at_end = 0;
+    std::size_t longest_free = 0;
+  };
+  [[nodiscard]] auto usage_up_to(std::size_t end) const noexcept -> usage;
+
+  [[nodiscard]] inline auto place(std::size_t offset) const noexcept -> std::uint32_t& {
+    return cells_[offset / line].place;
+  }
+
   void add(std::size_t offset, std::size_t size) noexcept;
   void set(std::size_t offset, kind now) noexcept;
   void remove(std::size_t offset) noexcept;
@@ -74,14 +90,19 @@ private:
   }
   static constexpr auto size_in(std::uint32_t word) noexcept -> std::size_t { return word & largest; }
 
+  struct cell {
+    std::uint32_t word;
+    std::uint32_t place;
+  };
+
   explicit code_index(mapping memory) noexcept
-      : memory_{std::move(memory)}, words_{reinterpret_cast<std::uint32_t*>(memory_.writable_bytes().data())} {}
+      : memory_{std::move(memory)}, cells_{reinterpret_cast<cell*>(memory_.writable_bytes().data())} {}
   [[nodiscard]] inline auto at(std::size_t offset) const noexcept -> std::atomic_ref<std::uint32_t> {
-    return std::atomic_ref{words_[offset / line]};
+    return std::atomic_ref{cells_[offset / line].word};
   }
 
   mapping memory_;
-  std::uint32_t* words_;
+  cell* cells_;
 };
 
 // Who may be executing what. There are two generations, of which one begins while the other ends: what was retired in one can go
@@ -121,15 +142,17 @@ public:
   ~arena_state() override;
 
   [[nodiscard]] auto memory() const noexcept -> code_memory const& { return *memory_; }
-  [[nodiscard]] auto allocate(std::size_t size, std::size_t alignment) -> result<code_span>;
+  // `is_owned`: by an object that alone may retire it.
+  [[nodiscard]] auto allocate(std::size_t size, std::size_t alignment, bool is_owned = false) -> result<code_span>;
   [[nodiscard]] auto write(code_span to, std::span<std::byte const> code, std::string_view name) -> result<void>;
   [[nodiscard]] auto publish() -> result<void>;
-  [[nodiscard]] auto retire(code_span function) -> result<void>;
+  [[nodiscard]] auto retire(code_span function, bool by_owner = false) -> result<void>;
   [[nodiscard]] auto reclaim() -> result<std::size_t>;
   [[nodiscard]] auto find(void const* address) const noexcept -> std::optional<code_span>;
   [[nodiscard]] auto seal() -> result<void>;
   [[nodiscard]] auto is_sealed() const noexcept -> bool { return state_.load() == state::sealed; }
-  [[nodiscard]] auto is_forked() const noexcept -> bool { return state_.load() == state::forked; }
+  [[nodiscard]] auto is_forked() const noexcept -> bool { return state_.load() == state::forked; } // closed or not
+  [[nodiscard]] auto is_closed() const noexcept -> bool { return state_.load() == state::closed; }
   [[nodiscard]] auto stats() const -> code_stats;
   [[nodiscard]] auto close() -> result<void>;
   [[nodiscard]] auto guarding() noexcept -> guards& { return guards_; }
@@ -141,16 +164,18 @@ private:
   friend class open_arenas;
   enum class state : unsigned char { open, sealed, closed, forked };
 
-  // Of code that is written and not published. It is in place already, unless `put` gathers.
+  // Of code that is written and not published; of no bytes when it has been given up. It is in place already, unless `put` gathers.
   struct pending {
-    std::uint32_t offset;   // of the function, in the arena
-    std::uint32_t size;     // in whole lines
-    std::uint32_t position; // of its bytes, in `staged_`
+    std::uint32_t offset;         // of the function, in the arena
+    std::uint32_t size;           // in whole lines
+    std::uint32_t position;       // of its bytes, in `staged_`
+    bool may_be_in_place = false; // after a call of `publish` that failed
   };
   struct waiting {
     std::uint64_t generation;
     std::uint32_t offset;
     std::uint32_t size;
+    bool is_trapped; // nothing has come there
   };
 
   // The lock, of an arena that is open. It is not waited for otherwise: in a child it may belong to a thread that is not there.
@@ -165,6 +190,8 @@ private:
   // With the lock.
   [[nodiscard]] auto write_in_place(code_index::entry const& to, std::span<std::byte const> code) -> os::outcome<void>;
   void stage(code_index::entry const& to, std::span<std::byte const> code);
+  void add_pending(code_index::entry const& to, std::size_t position);
+  void number_pending() noexcept;
   [[nodiscard]] auto fill_retired(std::span<waiting> retired, std::size_t& filled) -> os::outcome<void>;
   [[nodiscard]] auto put_pending() -> os::outcome<void>;
   void list_pending();
@@ -190,6 +217,7 @@ private:
   std::vector<std::byte> run_;                    // of functions side by side, to be put at once
   std::vector<waiting> waiting_;                  // by generation
   std::map<std::size_t, std::size_t> alignments_; // of functions with more than a line's
+  std::unordered_set<std::size_t> owned_;
   bool is_changed_ = false;
   std::size_t functions_ = 0;
   std::uint64_t publishes_ = 0;

@@ -50,8 +50,7 @@ auto code_listing::make(bool for_perf, bool for_debuggers) -> result<std::unique
 }
 
 void code_listing::name(std::byte const* address, std::string_view name) {
-  std::string printed{name.substr(0, name.find('\0'))};
-  // A name is the rest of its line.
+  std::string printed{name}; // as the rest of a line, and as a string that ends with a zero
   std::ranges::replace_if(printed, [](char one) { return static_cast<unsigned char>(one) < ' '; }, '?');
   names_[address] = std::move(printed);
 }

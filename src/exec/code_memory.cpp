@@ -3,6 +3,7 @@ module;
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +17,7 @@ module;
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 module fmmap.exec;
 
@@ -93,8 +95,17 @@ auto hold_near_text(std::size_t length) -> os::outcome<held_memory> {
     return std::move(*held);
   };
   auto const lowest = text > reach ? text - reach + step : step;
+  // What is small lies side by side, below the last one that was placed, so that there is room for many.
+  static constinit std::atomic<std::uintptr_t> last_placed{0};
+  if (auto const last = last_placed.load(std::memory_order_relaxed); last >= lowest + length) {
+    if (auto held = try_at(last - length); held) {
+      last_placed.store(last - length, std::memory_order_relaxed);
+      return *std::move(held);
+    }
+  }
   for (auto at = os::round_down(text - std::min(text, step + length), step); at >= lowest; at -= step) {
     if (auto held = try_at(at); held) {
+      last_placed.store(at, std::memory_order_relaxed);
       return *std::move(held);
     }
   }
@@ -258,6 +269,9 @@ public:
   auto strategy() const noexcept -> code_strategy override { return code_strategy::dual; }
   auto gathers() const noexcept -> bool override { return false; }
   auto security_level() const noexcept -> std::string_view override {
+    if (alias_ == nullptr) {
+      return "no address can write the code, which is sealed";
+    }
     return is_unchangeable_ ? "the code can be written at another address, until it is sealed, and the system refuses "
                               "to make these pages "
                               "writable"
@@ -324,6 +338,9 @@ private:
 
 // A page with code in it is never made writable: another one is built elsewhere, made executable, and moved over it, which
 // other threads see as one step.
+//
+// Pages that were moved on their own are mappings of their own, of which the system allows a limited number. Fewer are used, so that
+// pages can still be replaced when their code is given up.
 class toggled_memory final : public code_memory {
 public:
   static auto make(held_memory held) -> os::outcome<std::unique_ptr<code_memory>> {
@@ -357,13 +374,25 @@ public:
     });
   }
 
+  auto may_put_a_part() const noexcept -> bool override { return false; }
   auto seal() -> os::outcome<void> override { return {}; }
 
   using code_memory::code_memory;
 
 private:
+  static constexpr std::size_t few = 1024; // edges of mappings
+
   template <class Build>
   auto replace(std::size_t offset, std::size_t length, Build build) -> os::outcome<void> {
+    auto const first = offset / os::page_size();
+    auto const last = first + (length / os::page_size());
+    auto const inside =
+        static_cast<std::size_t>(std::ranges::count(edges_.begin() + static_cast<std::ptrdiff_t>(first) + 1,
+                                                    edges_.begin() + static_cast<std::ptrdiff_t>(last), true));
+    auto const at_ends = (edges_[first] ? 0U : 1U) + (edges_[last] ? 0U : 1U);
+    if (at_ends > inside && edge_count_ >= few && edge_count_ + at_ends - inside > most_edges()) {
+      return std::unexpected(ENOMEM);
+    }
     auto const made = os::map(nullptr, length, can_write, own_memory, os::no_descriptor, 0);
     if (!made) {
       return std::unexpected(made.error());
@@ -376,9 +405,30 @@ private:
     auto done = os::move_map(*made, length, base_ + offset);
     if (done) {
       (void)held.release();
+      std::fill(edges_.begin() + static_cast<std::ptrdiff_t>(first),
+                edges_.begin() + static_cast<std::ptrdiff_t>(last) + 1, false);
+      edges_[first] = true;
+      edges_[last] = true;
+      edge_count_ = edge_count_ + at_ends - inside;
     }
     return done;
   }
+
+  auto most_edges() -> std::size_t {
+    if (!most_edges_) {
+      auto const left = os::count_mappings_left();
+      if (!left) {
+        report(std::unexpected(left.error()), "count mappings");
+      }
+      most_edges_ = edge_count_ + left.value_or(os::default_mappings / 2);
+    }
+    return *most_edges_;
+  }
+
+  // By page, whether a mapping ends and another one begins there.
+  std::vector<bool> edges_ = std::vector<bool>((reserve() / os::page_size()) + 1);
+  std::size_t edge_count_ = 0;
+  std::optional<std::size_t> most_edges_;
 };
 
 // --- Which ----------------------------------------------------------------------------------------------------------------
@@ -480,10 +530,11 @@ auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_mem
     }
     auto held = hold_for(wanted);
     if (!held) {
-      return std::unexpected(error::make(
-          {held.error(), std::system_category()}, "make memory for code", {}, {},
-          wanted.near_text ? "there has to be room within 2 GiB of the program; near_text = false asks for less"
-                           : "the reserve is address space"));
+      auto const is_near = wanted.near_text && held.error() == ENOMEM;
+      return std::unexpected(
+          error::make({held.error(), std::system_category()}, "make memory for code", {}, {},
+                      is_near ? "there has to be room within 2 GiB of the program; near_text = false asks for less"
+                              : "the reserve is address space"));
     }
     auto made = make_one(strategy, std::move(*held), wanted.for_perf);
     if (made) {
@@ -492,7 +543,8 @@ auto code_memory::make(request const& wanted) -> result<std::unique_ptr<code_mem
     why = made.error();
   }
   return std::unexpected(error::make({why, std::system_category()}, "make memory for code", {}, {},
-                                     wanted.strategy == code_strategy::automatic
+                                     is_want(why) ? "automatic looks no further where memory or descriptors run out"
+                                     : wanted.strategy == code_strategy::automatic
                                          ? "no strategy works here"
                                          : "the strategy does not work here; automatic takes one that does"));
 }

@@ -45,8 +45,9 @@ public:
   // Makes the first `size` bytes, whole pages, usable, those that are new full of traps. One thread at a time.
   [[nodiscard]] virtual auto grow_to(std::size_t size) -> os::outcome<void> = 0;
 
-  // Makes bytes that are usable others. Some may be, where that fails.
+  // Makes bytes that are usable others. Where that fails, some may be, if `may_put_a_part`.
   [[nodiscard]] virtual auto put(std::size_t offset, std::span<std::byte const> bytes) -> os::outcome<void> = 0;
+  [[nodiscard]] virtual auto may_put_a_part() const noexcept -> bool { return true; }
   [[nodiscard]] auto fill_with_traps(std::size_t offset, std::size_t length) -> os::outcome<void>;
 
   // From then on `put` is not called any more, and nobody can change the bytes.

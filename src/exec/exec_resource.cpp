@@ -46,6 +46,10 @@ public:
   }
 
   auto allocate(std::size_t size, std::size_t alignment) -> void* {
+    if (size > code_index::largest || alignment > largest_alignment) { // no flush could publish it
+      throw allocation_error{error::make(errc::invalid_options, "allocate code", {}, {},
+                                         "objects have up to 256 MiB, and alignments up to 4096")};
+    }
     auto* const begin = static_cast<std::byte*>(staging_->allocate(size, alignment));
     std::ranges::fill(std::span{begin, size}, machine::trap);
     if (arena_->is_forked()) { // the lock may belong to a thread that is not there
@@ -62,8 +66,7 @@ public:
   }
 
   void deallocate(void* pointer, std::size_t size, std::size_t alignment) noexcept {
-    if (!arena_->is_forked()) {
-      std::scoped_lock const lock{mutex_};
+    if (auto const lock = lock_objects(); lock) {
       auto const found = objects_.find(static_cast<std::byte*>(pointer));
       if (found != objects_.end()) {
         give_up(found->second);
@@ -74,34 +77,33 @@ public:
   }
 
   auto flush(std::string_view name) -> result<void> {
-    if (arena_->is_forked()) {
-      return std::unexpected(error::make(errc::forked, "flush code"));
+    if (arena_->is_forked() || arena_->is_closed()) {
+      return std::unexpected(error::make(arena_->is_forked() ? errc::forked : errc::closed, "flush code"));
     }
     std::scoped_lock const lock{mutex_};
-    for (auto& [begin, one] : objects_) {
+    result<void> all;
+    for (auto& [begin, one] : objects_) { // where one fails, the others are published all the same
       if (one.size == 0) {
         continue;
       }
       std::span<std::byte const> const bytes{begin, one.size};
       auto done = one.code.empty() ? add(one, bytes, name) : bring_up_to_date(one, bytes, name);
       if (!done) {
-        return done;
+        all = all ? std::move(done) : std::move(all);
       }
     }
     if (auto done = arena_->publish(); !done) {
       return done;
     }
     for (auto& [begin, one] : objects_) {
-      one.is_published = !one.code.empty();
+      one.is_published = one.is_written;
     }
-    return {};
+    return all;
   }
 
   auto address_of(std::byte const* pointer) const noexcept -> std::byte const* {
-    std::unique_lock lock{mutex_, std::defer_lock};
-    if (!arena_->is_forked()) {
-      lock.lock();
-    } else if (!lock.try_lock()) {
+    auto const lock = lock_objects();
+    if (!lock || arena_->is_closed()) {
       return nullptr;
     }
     auto const behind = objects_.upper_bound(const_cast<std::byte*>(pointer));
@@ -117,23 +119,36 @@ private:
   struct object {
     std::size_t size;
     std::size_t alignment;
-    code_span code; // empty before its first flush
+    code_span code;          // empty before its first flush
+    bool is_written = false; // there, once at least
     bool is_published = false;
   };
 
+  // In a child it may belong to a thread that is not there.
+  [[nodiscard]] auto lock_objects() const -> std::unique_lock<std::mutex> {
+    return arena_->is_forked() ? std::unique_lock{mutex_, std::try_to_lock} : std::unique_lock{mutex_};
+  }
+
   auto add(object& one, std::span<std::byte const> bytes, std::string_view name) -> result<void> {
-    auto const code = arena_->allocate(one.size, one.alignment);
+    auto const code = arena_->allocate(one.size, one.alignment, true);
     if (!code) {
       return std::unexpected(code.error());
     }
     one.code = *code;
-    return arena_->write(*code, bytes, name);
+    auto written = arena_->write(*code, bytes, name);
+    one.is_written = written.has_value();
+    return written;
   }
 
   // Writes the bytes from the first to the last that differ.
-  auto bring_up_to_date(object const& one, std::span<std::byte const> bytes, std::string_view name) -> result<void> {
+  auto bring_up_to_date(object& one, std::span<std::byte const> bytes, std::string_view name) -> result<void> {
     if (!one.is_published) {
-      return arena_->write(one.code, bytes, name);
+      auto written = arena_->write(one.code, bytes, name);
+      if (written || written.error() != errc::already_published) {
+        one.is_written = one.is_written || written.has_value();
+        return written;
+      }
+      one.is_published = true; // by somebody else's call of `publish`
     }
     auto const there = one.code.bytes();
     auto const first = std::ranges::mismatch(bytes, there).in1;
@@ -150,14 +165,10 @@ private:
     if (one.code.empty()) {
       return;
     }
-    try {
-      // Sealed code stays; in a child, and of an arena that is closed, there is nothing to give up.
-      if (auto const done = arena_->retire(one.code);
-          !done && done.error() != errc::sealed && done.error() != errc::forked && done.error() != errc::closed) {
-        report_dropped_error(done.error());
-      }
-    } catch (std::bad_alloc const&) {
-      report_dropped_error(error::make(std::make_error_code(std::errc::not_enough_memory), "retire code"));
+    // Sealed code stays; in a child, and of an arena that is closed, there is nothing to give up.
+    if (auto const done = arena_->retire(one.code, true);
+        !done && done.error() != errc::sealed && done.error() != errc::forked && done.error() != errc::closed) {
+      report_dropped_error(done.error());
     }
   }
 
@@ -169,8 +180,9 @@ private:
 
 auto exec_resource::create(code_arena& arena, std::pmr::memory_resource* staging)
     -> result<std::unique_ptr<exec_resource>> {
-  if (!arena.is_open()) {
-    return std::unexpected(error::make(errc::closed, "make a resource over"));
+  if (!arena.is_open() || staging == nullptr) {
+    return std::unexpected(
+        error::make(arena.is_open() ? errc::invalid_options : errc::closed, "make a resource for code"));
   }
   return std::unique_ptr<exec_resource>{new exec_resource{std::make_unique<staged_code>(arena.state_, staging)}};
 }

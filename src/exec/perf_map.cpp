@@ -44,7 +44,7 @@ auto perf_map::open() -> result<perf_map> {
     return fail(found.error());
   }
   // The folder is everybody's, and the name can be foretold.
-  if (found->type != os::file_type::regular || found->owner != os::effective_user()) {
+  if (found->type != os::file_type::regular || found->owner != os::effective_user() || found->links != 1) {
     return fail(EACCES, "there is something else already");
   }
   return made;

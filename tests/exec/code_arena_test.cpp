@@ -164,6 +164,65 @@ BOOST_AUTO_TEST_CASE(is_aligned_as_asked_and_given_back_so) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(is_counted_in_lines) {
+  auto arena = arena_of(code_strategy::dual);
+  auto const fresh = arena.stats();
+  BOOST_TEST(fresh.used_bytes == 0U);
+  BOOST_TEST(fresh.free_bytes == mib);
+  BOOST_TEST(fresh.largest_free == mib);
+  BOOST_TEST(fresh.fragmentation() == 0.0);
+  std::vector<code_span> all;
+  for (int i = 0; i < 64; ++i) {
+    all.push_back(or_throw(arena.allocate(6)));
+  }
+  auto const larger = or_throw(arena.allocate(100));
+  BOOST_TEST(arena.stats().used_bytes == (64 * 64) + 128U);
+  for (std::size_t i = 0; i < all.size(); i += 2) {
+    or_throw(arena.retire(all[i]));
+  }
+  or_throw(arena.retire(larger));
+  BOOST_TEST(or_throw(arena.reclaim()) == 33);
+  auto const some = arena.stats();
+  BOOST_TEST(some.used_bytes == 32 * 64U);
+  BOOST_TEST(some.free_bytes == mib - (32 * 64));
+  BOOST_TEST(some.largest_free < some.free_bytes);
+  BOOST_TEST(some.fragmentation() > 0.0);
+  BOOST_TEST(some.fragmentation() < 0.1);
+}
+
+// What is written again, or given up before it is published, is found at once among many.
+BOOST_AUTO_TEST_CASE(is_written_again_and_given_up_among_many) {
+  with_each([](code_strategy one) {
+    auto arena = arena_of(one, 64 * mib);
+    std::vector<code_span> all;
+    for (std::uint32_t i = 0; i < 30'000; ++i) {
+      all.push_back(or_throw(arena.allocate(6)));
+      or_throw(arena.write(all.back(), returning(i)));
+    }
+    for (std::uint32_t i = 0; i < all.size(); ++i) {
+      if (i % 3 == 0) {
+        or_throw(arena.retire(all[i]));
+      } else {
+        or_throw(arena.write(all[i], returning(i + 1)));
+      }
+    }
+    if (one != code_strategy::dual) { // so that the next call begins with another order
+      armed const table;
+      seam::fail(call::membarrier, EIO);
+      seam::fail(call::mprotect, EIO);
+      BOOST_TEST(fails(arena.publish(), std::errc::io_error));
+    }
+    for (std::uint32_t i = 1; i < all.size(); i += 3) {
+      or_throw(arena.write(all[i], returning(i + 2)));
+    }
+    or_throw(arena.publish());
+    for (std::uint32_t i = 0; i < all.size(); ++i) {
+      BOOST_TEST_REQUIRE((i % 3 == 0 || run(all[i]) == i + (i % 3 == 1 ? 2 : 1)));
+    }
+    BOOST_TEST(arena.stats().functions == 20'000U);
+  });
+}
+
 BOOST_AUTO_TEST_CASE(of_large_functions_is_whole) {
   with_each([](code_strategy one) {
     auto arena = arena_of(one, 16 * mib);
@@ -566,6 +625,48 @@ BOOST_AUTO_TEST_CASE(room_near_the_program_says_so_and_has_room_elsewhere) {
                  found.expect(run(published(far, 6)) == 6, fmmap::to_string(one));
                }
              }) == "");
+}
+
+// Each is as small as can be: no more than a mapping or two.
+BOOST_AUTO_TEST_CASE(large_gaps_between_them_has_room_for_a_thousand) {
+  std::vector<code_buffer> all;
+  for (std::uint32_t i = 0; i < 1000; ++i) {
+    all.push_back(or_throw(code_buffer::make(returning(i))));
+  }
+  for (std::uint32_t i = 0; i < all.size(); ++i) {
+    BOOST_TEST_REQUIRE(all[i].entry<std::uint32_t()>()() == i);
+  }
+}
+
+// Each page of its own mapping, until there may be no more.
+BOOST_AUTO_TEST_CASE(room_for_more_mappings_can_still_give_code_up) {
+  if (sanitized) {
+    skip("a sanitizer has mappings of its own");
+    return;
+  }
+  auto arena = or_throw(code_arena::create({.reserve = 512 * mib, .strategy = code_strategy::toggle}));
+  std::vector<code_span> all;
+  std::vector<code_span> between;
+  while (true) {
+    between.push_back(or_throw(arena.allocate(page, page)));
+    auto const code = or_throw(arena.allocate(page, page));
+    or_throw(arena.write(code, returning(7)));
+    if (auto const done = arena.publish(); !done) {
+      BOOST_TEST(fails(done, std::errc::not_enough_memory));
+      or_throw(arena.retire(code));
+      break;
+    }
+    all.push_back(code);
+  }
+  BOOST_TEST(all.size() > 10'000U);
+  BOOST_TEST(or_throw(code_arena::create({.reserve = mib})).is_open()); // others have their share
+  for (auto const& one : all) {
+    or_throw(arena.retire(one));
+  }
+  BOOST_TEST(arena.reclaim().has_value());
+  (void)or_throw(arena.reclaim());
+  BOOST_TEST(arena.stats().retired == 0U);
+  BOOST_TEST(run(published(arena, 8)) == 8U);
 }
 
 BOOST_AUTO_TEST_CASE(proc_has_the_strategy_with_two_addresses_and_says_what_that_is_worth) {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
 #include <memory>
 #include <memory_resource>
+#include <new>
+#include <system_error>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
@@ -15,12 +18,16 @@
 
 import fmmap.core;
 import fmmap.exec;
+import fmmap.os;
 
 using fmmap::code_arena;
 using fmmap::code_strategy;
 using fmmap::errc;
 using fmmap::exec_resource;
 using fmmap::or_throw;
+using fmmap::os::call;
+
+namespace seam = fmmap::os::seam;
 
 namespace {
 
@@ -140,6 +147,89 @@ BOOST_AUTO_TEST_CASE(is_an_error_to_flush_where_the_arena_takes_no_more) {
   BOOST_TEST(fails(resource->flush(), errc::sealed));
   code_arena none;
   BOOST_TEST(fails(exec_resource::create(none), errc::closed));
+}
+
+// Somebody else's call publishes what a flush has written that failed.
+BOOST_AUTO_TEST_CASE(goes_on_after_a_flush_that_failed_and_a_publish_that_did_not) {
+  auto arena = or_throw(code_arena::create({.reserve = 8192}));
+  auto const resource = or_throw(exec_resource::create(arena));
+  std::pmr::vector<std::byte> code{resource.get()};
+  append(code, 5);
+  {
+    std::pmr::vector<std::byte> const too_much(100'000, std::byte{0x90}, resource.get());
+    BOOST_TEST(fails(resource->flush(), errc::reservation_exceeded));
+    BOOST_TEST(resource->entry<int()>(code.data())() == 5); // others are published all the same
+    or_throw(arena.publish());
+  }
+  std::pmr::vector<std::byte> other{resource.get()};
+  append(other, 6);
+  {
+    seam::armed const table;
+    seam::fail(call::membarrier, EIO);
+    seam::fail(call::mprotect, EIO);
+    BOOST_TEST(fails(resource->flush(), std::errc::io_error));
+    BOOST_TEST(resource->entry<int()>(other.data()) == nullptr);
+  }
+  or_throw(arena.publish());
+  other[1] = std::byte{7};
+  or_throw(resource->flush());
+  BOOST_TEST(resource->entry<int()>(code.data())() == 5);
+  BOOST_TEST(resource->entry<int()>(other.data())() == 7);
+}
+
+BOOST_AUTO_TEST_CASE(is_refused_where_no_flush_could_publish_it) {
+  auto arena = or_throw(code_arena::create());
+  auto const resource = or_throw(exec_resource::create(arena));
+  BOOST_CHECK_THROW((void)resource->allocate(100, 65536), std::bad_alloc);
+  BOOST_CHECK_THROW((void)resource->allocate(std::size_t{300} << 20), std::bad_alloc);
+  BOOST_TEST(fails(exec_resource::create(arena, nullptr), errc::invalid_options));
+  std::pmr::vector<std::byte> code{resource.get()};
+  append(code, 5);
+  or_throw(resource->flush());
+  BOOST_TEST(resource->entry<int()>(code.data())() == 5);
+}
+
+BOOST_AUTO_TEST_CASE(is_nobody_elses_to_retire) {
+  auto arena = or_throw(code_arena::create());
+  auto const resource = or_throw(exec_resource::create(arena));
+  {
+    std::pmr::vector<std::byte> code{resource.get()};
+    append(code, 5);
+    or_throw(resource->flush());
+    auto const found = arena.find(reinterpret_cast<void const*>(resource->entry<int()>(code.data())));
+    BOOST_TEST_REQUIRE(found.has_value());
+    BOOST_TEST(fails(arena.retire(*found), errc::in_use));
+    BOOST_TEST(resource->entry<int()>(code.data())() == 5);
+  }
+  BOOST_TEST(or_throw(arena.reclaim()) == 1);
+}
+
+BOOST_AUTO_TEST_CASE(is_gone_with_an_arena_that_is_closed) {
+  auto arena = or_throw(code_arena::create());
+  auto const resource = or_throw(exec_resource::create(arena));
+  std::pmr::vector<std::byte> code{resource.get()};
+  append(code, 5);
+  or_throw(resource->flush());
+  or_throw(arena.close());
+  BOOST_TEST(resource->entry<int()>(code.data()) == nullptr);
+  code[1] = std::byte{6};
+  BOOST_TEST(fails(resource->flush(), errc::closed));
+}
+
+BOOST_AUTO_TEST_CASE(is_freed_once_in_a_child_that_closes_the_arena) {
+  auto arena = or_throw(code_arena::create());
+  auto resource = or_throw(exec_resource::create(arena));
+  auto code = std::make_unique<std::pmr::vector<std::byte>>(resource.get());
+  append(*code, 5);
+  or_throw(resource->flush());
+  BOOST_TEST(found_in_child([&](findings& found) {
+               auto const* const freed = code->data();
+               code.reset();
+               found.expect(resource->entry<int()>(freed) == nullptr, "what is freed has an entry");
+               found.expect(arena.close().has_value(), "close");
+               resource.reset();
+             }) == "");
+  BOOST_TEST(resource->entry<int()>(code->data())() == 5);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

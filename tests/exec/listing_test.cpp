@@ -172,6 +172,11 @@ BOOST_AUTO_TEST_CASE(is_refused_where_the_file_is_something_else) {
                ::mkfifo(map_path().c_str(), 0600);
                found.expect(fails(code_arena::create(wanted), std::errc::permission_denied), "a pipe");
                std::filesystem::remove(map_path());
+               std::ofstream{map_path().native() + ".other"} << "";
+               std::filesystem::create_hard_link(map_path().native() + ".other", map_path());
+               found.expect(fails(code_arena::create(wanted), std::errc::permission_denied), "a second name");
+               std::filesystem::remove(map_path().native() + ".other");
+               std::filesystem::remove(map_path());
                if (is_root()) {
                  std::ofstream{map_path()} << "a line\n";
                  found.expect(::chown(map_path().c_str(), 65534, 65534) == 0, "chown");
