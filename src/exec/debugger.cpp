@@ -19,6 +19,8 @@ module fmmap.exec;
 import :debugger;
 import :machine;
 
+// NOLINTBEGIN(readability-identifier-naming,bugprone-reserved-identifier): the names are GDB's
+//
 // Names, layout and meaning are GDB's ("JIT Compilation Interface" in its manual). Whoever makes code in a process shares them,
 // hence weak: LLVM has them too.
 extern "C" {
@@ -44,6 +46,7 @@ struct jit_descriptor {
 [[gnu::weak, gnu::used, gnu::noinline]] void __jit_debug_register_code() { asm volatile("" ::: "memory"); }
 
 } // extern "C"
+// NOLINTEND(readability-identifier-naming,bugprone-reserved-identifier)
 
 namespace fmmap {
 

@@ -88,8 +88,8 @@ public:
       }
       std::span<std::byte const> const bytes{begin, one.size};
       auto done = one.code.empty() ? add(one, bytes, name) : bring_up_to_date(one, bytes, name);
-      if (!done) {
-        all = all ? std::move(done) : std::move(all);
+      if (!done && all) {
+        all = std::move(done);
       }
     }
     if (auto done = arena_->publish(); !done) {

@@ -66,6 +66,8 @@ constinit pool_state* all_pools = nullptr;
 constinit thread_local stack_cache* last_used = nullptr;
 constinit thread_local bool has_ended = false;
 
+auto this_thread() noexcept -> void const* { return static_cast<void const*>(&has_ended); }
+
 } // namespace
 
 class thread_stacks {
@@ -96,7 +98,7 @@ public:
       }
       found = mine.find(nullptr); // of a pool that is gone
       if (found == nullptr) {
-        found = new stack_cache{.pool = nullptr, .thread = &last_used, .next = mine.first_};
+        found = new stack_cache{.pool = nullptr, .thread = this_thread(), .next = mine.first_};
         mine.first_ = found;
       }
       --pool.caches_left_;
@@ -146,7 +148,7 @@ private:
   static void take_from_others(pool_state& pool) noexcept {
     for (auto* one = pool.caches_; one != nullptr;) {
       auto* const next = one->next_of_pool;
-      if (one->thread != &last_used) {
+      if (one->thread != this_thread()) {
         pool.share({one->slots.data(), one->count});
         detach(pool, *one); // and nobody deletes it, for nobody is left to
       }
@@ -339,7 +341,8 @@ void pool_state::give_back(std::uint32_t slot) noexcept {
   auto* const cache = last_used;
   if (cache == nullptr || cache->pool.load(std::memory_order_relaxed) != this || cache->count == stack_cache::most)
       [[unlikely]] {
-    return give_back_slowly(slot);
+    give_back_slowly(slot);
+    return;
   }
   cache->slots[cache->count++] = slot;
 }
@@ -353,7 +356,8 @@ void pool_state::give_back_slowly(std::uint32_t slot) noexcept {
     cache = nullptr;
   }
   if (cache == nullptr) {
-    return release_and_share({&slot, 1});
+    release_and_share({&slot, 1});
+    return;
   }
   if (cache->count == stack_cache::most) { // the half that was given back first
     constexpr auto half = stack_cache::most / 2;
