@@ -71,7 +71,7 @@ BOOST_AUTO_TEST_CASE(is_what_a_hundred_thousand_fibres_run_on) {
       auto mine = std::move(caller);
       for (int step = 0; step < 3; ++step) {
         std::byte here{};
-        steps[i] = static_cast<std::uint8_t>(steps[i] + (pool.slot_of(&here) ? 1 : 100));
+        steps[i] = static_cast<std::uint8_t>(steps[i] + (sanitized || pool.slot_of(&here) ? 1 : 100));
         mine = std::move(mine).resume();
       }
       return mine;

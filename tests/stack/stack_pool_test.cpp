@@ -192,7 +192,7 @@ BOOST_AUTO_TEST_CASE(knows_how_deep_it_has_been) {
   auto other = or_throw(pool.allocate());
   run_on(other, [&] { deepest = deeper(100); });
   BOOST_TEST(deepest == 5050U);
-  BOOST_TEST(other.high_water() >= 100 * 64 * sizeof(std::size_t));
+  BOOST_TEST((sanitized || other.high_water() >= 100 * 64 * sizeof(std::size_t))); // which has frames elsewhere
   BOOST_TEST(other.high_water() < mib);
 }
 
