@@ -431,8 +431,11 @@ auto arena_state::publish_locked() -> result<void> {
   if (pending_.empty() && !is_changed_) {
     return {};
   }
-  std::erase_if(pending_, [](pending const& one) { return one.size == 0; });
+  if (std::exchange(have_some_been_given_up_, false)) {
+    std::erase_if(pending_, [](pending const& one) { return one.size == 0; });
+  }
   auto done = os::outcome<void>{};
+  put_ = 0;
   try {
     list_pending();
     done = memory_->gathers() ? put_pending() : done;
@@ -441,7 +444,7 @@ auto arena_state::publish_locked() -> result<void> {
   }
   done = done ? code_barrier() : done;
   if (!done) {
-    number_pending(); // it may have another order
+    note_failure();
     return fail(done.error(), "publish code");
   }
   for (auto const& one : pending_) {
@@ -472,9 +475,11 @@ void arena_state::list_pending() {
   }
 }
 
-void arena_state::number_pending() noexcept {
+// The batch may have another order, and some of it may be in place.
+void arena_state::note_failure() noexcept {
   for (std::uint32_t place = 0; place < pending_.size(); ++place) {
     index_.place(pending_[place].offset) = place;
+    pending_[place].may_be_in_place = pending_[place].may_be_in_place || place < put_;
   }
 }
 
@@ -483,7 +488,7 @@ auto arena_state::put_pending() -> os::outcome<void> {
   if (!std::ranges::is_sorted(pending_, {}, &pending::offset)) {
     std::ranges::sort(pending_, {}, &pending::offset);
   }
-  for (std::span<pending> rest{pending_}; !rest.empty();) {
+  for (std::span<pending const> rest{pending_}; !rest.empty();) {
     auto const& first = rest.front();
     auto const is_staged_so = [&](pending const& one) {
       return one.offset - first.offset == one.position - first.position;
@@ -505,12 +510,11 @@ auto arena_state::put_pending() -> os::outcome<void> {
       }
       done = memory_->put(first.offset, run_);
     }
-    for (auto& one : rest.first(count)) {
-      one.may_be_in_place = done || memory_->may_put_a_part();
-    }
     if (!done) {
+      put_ += memory_->may_put_a_part() ? count : 0;
       return done;
     }
+    put_ += count;
     rest = rest.subspan(count);
   }
   return {};
@@ -561,6 +565,7 @@ auto arena_state::retire(code_span function, bool by_owner) -> result<void> {
   } else {
     if (in_batch != nullptr) {
       in_batch->size = 0;
+      have_some_been_given_up_ = true;
     }
     if (listing_) {
       listing_->remove_name(function.address());

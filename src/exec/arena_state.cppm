@@ -191,7 +191,7 @@ private:
   [[nodiscard]] auto write_in_place(code_index::entry const& to, std::span<std::byte const> code) -> os::outcome<void>;
   void stage(code_index::entry const& to, std::span<std::byte const> code);
   void add_pending(code_index::entry const& to, std::size_t position);
-  void number_pending() noexcept;
+  void note_failure() noexcept;
   [[nodiscard]] auto fill_retired(std::span<waiting> retired, std::size_t& filled) -> os::outcome<void>;
   [[nodiscard]] auto put_pending() -> os::outcome<void>;
   void list_pending();
@@ -212,6 +212,8 @@ private:
 
   mutable std::mutex mutex_; // of all that follows
   std::vector<pending> pending_;
+  bool have_some_been_given_up_ = false; // of those
+  std::size_t put_ = 0;                  // of those, by the last call of `publish`, from the first on
   std::vector<std::byte> staged_;
   std::size_t staged_end_ = 0;
   std::vector<std::byte> run_;                    // of functions side by side, to be put at once
