@@ -14,7 +14,7 @@ class stack_lender {
 protected:
   explicit stack_lender(stack_pool& pool) noexcept;
 
-  // Its top. Throws std::bad_alloc, as allocators do: `allocation_error`'s of fmmap.pmr are not known here.
+  // Its top. Throws std::bad_alloc.
   [[nodiscard]] auto lend() const -> std::byte*;
   void take_back(void* top) const noexcept;
   [[nodiscard]] auto size() const noexcept -> std::size_t;

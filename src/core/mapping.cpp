@@ -656,7 +656,7 @@ auto handle_access::make_executable(mapping& target) -> result<void> {
   if (!mapped) {
     return target.file_->fail(mapped.error(), "make executable");
   }
-  drop_failure(memory->repeat_advice({.begin = 0, .end = memory->length()}), "advise", path(target));
+  drop_failure(memory->repeat_advice({.begin = 0, .end = memory->length()}), "repeat advice", path(target));
   target.access_ = access::read_only;
   target.executable_ = true;
   return {};

@@ -311,7 +311,7 @@ auto arena_state::allocate(std::size_t size, std::size_t alignment, bool is_owne
     try {
       if (is_owned) {
         owned_.insert(*offset);
-        waiting_.reserve(waiting_.size() + owned_.size()); // so that its owner can retire it whatever happens
+        keep_room_for_owned(0);
       }
       if (aligned > line) {
         alignments_.emplace(*offset, aligned);
@@ -428,11 +428,11 @@ auto arena_state::publish() -> result<void> {
 }
 
 auto arena_state::publish_locked() -> result<void> {
-  if (pending_.empty() && !is_changed_) {
-    return {};
-  }
   if (std::exchange(have_some_been_given_up_, false)) {
     std::erase_if(pending_, [](pending const& one) { return one.size == 0; });
+  }
+  if (pending_.empty() && !is_changed_) {
+    return {};
   }
   auto done = os::outcome<void>{};
   put_ = 0;
@@ -535,6 +535,13 @@ auto arena_state::change(code_span published, std::size_t offset, std::span<std:
   return done ? result<void>{} : fail(done.error(), operation);
 }
 
+// So that an owner can retire what it has whatever happens, after so many others.
+void arena_state::keep_room_for_owned(std::size_t others) {
+  if (auto const wanted = waiting_.size() + owned_.size() + others; wanted > waiting_.capacity()) {
+    waiting_.reserve(std::max(wanted, 2 * waiting_.capacity()));
+  }
+}
+
 auto arena_state::retire(code_span function, bool by_owner) -> result<void> {
   constexpr std::string_view operation = "retire code";
   auto const open = lock_open(operation);
@@ -552,6 +559,7 @@ auto arena_state::retire(code_span function, bool by_owner) -> result<void> {
     return fail(errc::in_use, operation, "it goes with the object of the exec_resource that has it");
   }
   try {
+    keep_room_for_owned(by_owner ? 0 : 1);
     waiting_.push_back({.generation = guards_.generation(),
                         .offset = static_cast<std::uint32_t>(found->offset),
                         .size = static_cast<std::uint32_t>(found->size),

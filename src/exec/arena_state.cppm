@@ -190,6 +190,7 @@ private:
   // With the lock.
   [[nodiscard]] auto write_in_place(code_index::entry const& to, std::span<std::byte const> code) -> os::outcome<void>;
   void stage(code_index::entry const& to, std::span<std::byte const> code);
+  void keep_room_for_owned(std::size_t others);
   void add_pending(code_index::entry const& to, std::size_t position);
   void note_failure() noexcept;
   [[nodiscard]] auto fill_retired(std::span<waiting> retired, std::size_t& filled) -> os::outcome<void>;

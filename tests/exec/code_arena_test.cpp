@@ -220,6 +220,13 @@ BOOST_AUTO_TEST_CASE(is_written_again_and_given_up_among_many) {
       BOOST_TEST_REQUIRE((i % 3 == 0 || run(all[i]) == i + (i % 3 == 1 ? 2 : 1)));
     }
     BOOST_TEST(arena.stats().functions == 20'000U);
+    // With all of a batch given up there is nothing to publish.
+    auto const publishes = arena.stats().publishes;
+    auto const given_up = or_throw(arena.allocate(6));
+    or_throw(arena.write(given_up, returning(1)));
+    or_throw(arena.retire(given_up));
+    or_throw(arena.publish());
+    BOOST_TEST(arena.stats().publishes == publishes);
   });
 }
 
