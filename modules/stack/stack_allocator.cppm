@@ -5,6 +5,7 @@ module;
 
 export module fmmap.stack:stack_allocator;
 
+import :stack_cache;
 import :stack_pool;
 
 export namespace fmmap {
@@ -12,15 +13,34 @@ export namespace fmmap {
 /// What is the same of all `stack_allocator`.
 class stack_lender {
 protected:
-  explicit stack_lender(stack_pool& pool) noexcept;
+  inline explicit stack_lender(stack_pool& pool) noexcept : pool_{pool.state_}, size_{size_in(pool_)} {}
 
   // Its top. Throws std::bad_alloc.
-  [[nodiscard]] auto lend() const -> std::byte*;
-  void take_back(void* top) const noexcept;
-  [[nodiscard]] auto size() const noexcept -> std::size_t;
+  [[nodiscard]] inline auto lend() const -> std::byte* {
+    auto& cache = *quick_cache;
+    if (cache.is_of(pool_)) [[likely]] {
+      if (auto const* const one = cache.take_last(); one != nullptr) [[likely]] {
+        return one->top;
+      }
+    }
+    return lend_slowly(pool_);
+  }
+  inline void take_back(void* top) const noexcept {
+    auto& cache = *quick_cache;
+    if (!cache.is_of(pool_) || !cache.keep_last(top)) [[unlikely]] {
+      take_back_slowly(pool_, top);
+    }
+  }
+  [[nodiscard]] inline auto size() const noexcept -> std::size_t { return size_; }
 
 private:
+  // Of the pool and not of the lender, which can lie in registers then.
+  [[nodiscard]] static auto size_in(pool_state const* pool) noexcept -> std::size_t;
+  [[nodiscard]] static auto lend_slowly(pool_state* pool) -> std::byte*;
+  static void take_back_slowly(pool_state* pool, void* top) noexcept;
+
   pool_state* pool_;
+  std::size_t size_;
 };
 
 /// Lends stacks of a pool to a library of fibres: models Boost.Context's StackAllocator, whose type `stack_context` is `Context`.

@@ -11,6 +11,7 @@ module;
 export module fmmap.stack:stack_pool;
 
 import fmmap.core;
+import :stack_cache;
 
 namespace fmmap {
 class pool_state; // defined in src/stack/pool_state.cppm
@@ -97,7 +98,13 @@ private:
   friend stack_pool;
   inline stack(pool_state* pool, std::byte* bottom, std::size_t size, std::uint32_t slot) noexcept
       : pool_{pool}, bottom_{bottom}, size_{size}, slot_{slot} {}
-  void give_back() noexcept;
+  inline void give_back() noexcept {
+    auto& cache = *quick_cache;
+    if (!cache.is_of(pool_) || !cache.keep_last(top())) [[unlikely]] {
+      give_back_slowly();
+    }
+  }
+  void give_back_slowly() noexcept;
 
   pool_state* pool_;
   std::byte* bottom_;
@@ -137,7 +144,16 @@ public:
   ///
   /// Errors: `errc::reservation_exceeded` when all are in use; `std::errc::not_enough_memory` when a guard cannot be had;
   /// `errc::closed`.
-  [[nodiscard]] auto allocate() -> result<stack>;
+  [[nodiscard]] inline auto allocate() -> result<stack> {
+    auto& cache = *quick_cache;
+    if (cache.is_of(state_)) [[likely]] {
+      if (auto const* const one = cache.take_last(); one != nullptr) [[likely]] {
+        return stack{state_, one->top - cache.stack_size, cache.stack_size,
+                     static_cast<std::uint32_t>(one->taken - cache.taken)};
+      }
+    }
+    return allocate_slowly();
+  }
 
   /// Whose stack, or which stack's guard, has this address: a number below `stats().slots`.
   ///
@@ -162,6 +178,7 @@ public:
 private:
   friend stack_lender;
   explicit stack_pool(pool_state* state) noexcept : state_{state} {}
+  [[nodiscard]] auto allocate_slowly() -> result<stack>;
 
   pool_state* state_ = nullptr;
 };

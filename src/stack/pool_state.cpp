@@ -13,6 +13,7 @@ module;
 #include <expected>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <span>
 #include <string>
@@ -62,52 +63,116 @@ auto count_mappings_left() noexcept -> std::size_t {
 constinit std::mutex all_pools_mutex; // of the list, and of all that is said to be under it
 constinit pool_state* all_pools = nullptr;
 
-// The caches of the calling thread.
-constinit thread_local stack_cache* last_used = nullptr;
+constinit thread_local stack_cache* last_used = &no_cache;
+constinit thread_local stack_cache* caches_of_thread = nullptr;
 constinit thread_local bool has_ended = false;
 
 auto this_thread() noexcept -> void const* { return static_cast<void const*>(&has_ended); }
 
+// The calling thread's.
+auto find_cache(void const* pool) noexcept -> stack_cache* {
+  auto* one = caches_of_thread;
+  while (one != nullptr && !one->is_of(pool)) {
+    one = one->next_of_thread;
+  }
+  return one;
+}
+
 } // namespace
+
+// A fork by another thread may come between any two steps: what is free is in one place before it is in the other, or in none.
+
+auto stack_cache::take() noexcept -> cached_stack const* {
+  if (!is_last_free.load(std::memory_order_relaxed)) {
+    auto const left = count.load(std::memory_order_relaxed);
+    if (left == 0) {
+      return nullptr;
+    }
+    count.store(left - 1, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);
+    last = others[left - 1];
+    is_last_free.store(true, std::memory_order_release);
+  }
+  return take_last();
+}
+
+void stack_cache::keep(cached_stack const& one) noexcept {
+  if (is_last_free.load(std::memory_order_relaxed)) {
+    is_last_free.store(false, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);
+    auto const before = count.load(std::memory_order_relaxed);
+    others[before] = last;
+    count.store(before + 1, std::memory_order_release);
+  }
+  one.taken->store(0, std::memory_order_relaxed);
+  last = one;
+  is_last_free.store(true, std::memory_order_release);
+}
+
+auto stack_cache::drop_oldest() noexcept -> half {
+  half oldest;
+  auto const free = count.exchange(0, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  std::ranges::copy(std::span{others}.first(oldest.size()), oldest.begin());
+  std::ranges::copy(std::span{others}.subspan(oldest.size()), others.begin());
+  count.store(free - oldest.size(), std::memory_order_release);
+  return oldest;
+}
 
 class thread_stacks {
 public:
   ~thread_stacks() {
     std::scoped_lock const lock{all_pools_mutex};
-    for (auto* one = first_; one != nullptr;) {
-      if (auto* const pool = one->pool.load(std::memory_order_relaxed); pool != nullptr) {
-        pool->share({one->slots.data(), one->count});
-        detach(*pool, *one);
-      }
-      delete std::exchange(one, one->next);
-    }
-    last_used = nullptr;
+    last_used = &no_cache;
+    quick_cache = &no_cache;
     has_ended = true;
+    for (auto* one = std::exchange(caches_of_thread, nullptr); one != nullptr;) {
+      if (!one->is_of(&nobody)) {
+        detach(*static_cast<pool_state*>(one->pool.load(std::memory_order_relaxed)), *one);
+      }
+      delete std::exchange(one, one->next_of_thread);
+    }
   }
 
-  // The calling thread's cache of a pool, made when there is none; null when there can be none. With the lock of all pools.
-  static auto cache_of(pool_state& pool) -> stack_cache* {
-    if (has_ended) { // the destructors of the thread's own objects are running
-      return nullptr;
+  // The calling thread's cache of a pool; null when it has none. Needs no lock: nobody else adds to the thread's list, and a
+  // pool that is being used stays in it.
+  static auto known(pool_state const& pool) noexcept -> stack_cache* {
+    if (last_used->is_of(&pool)) {
+      return last_used;
     }
-    static thread_local thread_stacks mine;
-    auto* found = mine.find(&pool);
-    if (found == nullptr) {
-      if (pool.caches_left_ == 0) {
+    auto* const found = find_cache(&pool);
+    return found != nullptr ? use(pool, *found) : nullptr;
+  }
+
+  // The same, made when there is none; null when there can be none. With the lock of all pools.
+  static auto make(pool_state& pool) noexcept -> stack_cache* {
+    // When the thread has ended, the destructors of its own objects may be running.
+    if (auto* const found = known(pool); found != nullptr || has_ended || pool.caches_left_ == 0) {
+      return found;
+    }
+    static thread_local thread_stacks const mine;
+    auto* made = find_cache(&nobody); // of a pool that is gone
+    if (made == nullptr) {
+      made = new (std::nothrow) stack_cache;
+      if (made == nullptr) {
         return nullptr;
       }
-      found = mine.find(nullptr); // of a pool that is gone
-      if (found == nullptr) {
-        found = new stack_cache{.pool = nullptr, .thread = this_thread(), .next = mine.first_};
-        mine.first_ = found;
-      }
-      --pool.caches_left_;
-      found->count = 0;
-      found->pool.store(&pool, std::memory_order_relaxed);
-      found->next_of_pool = std::exchange(pool.caches_, found);
+      made->thread = this_thread();
+      made->next_of_thread = std::exchange(caches_of_thread, made);
     }
-    last_used = found;
-    return found;
+    --pool.caches_left_;
+    made->taken = pool.taken_.get();
+    made->stack_size = pool.shape_.stack;
+    made->pool.store(&pool, std::memory_order_relaxed);
+    made->next_of_pool = std::exchange(pool.caches_, made);
+    return use(pool, *made);
+  }
+
+  // What was the thread's alone is everybody's.
+  static void empty(pool_state& pool, stack_cache& cache) noexcept {
+    pool.share(std::span{cache.others}.first(cache.count.exchange(0)));
+    pool.share({&cache.last, cache.is_last_free.exchange(false) ? 1U : 0U});
+    cache.last = {};
   }
 
   static void detach(pool_state& pool, stack_cache& cache) noexcept {
@@ -116,20 +181,18 @@ public:
       link = &(*link)->next_of_pool;
     }
     *link = cache.next_of_pool;
-    cache.pool.store(nullptr, std::memory_order_relaxed);
-    cache.count = 0;
+    cache.pool.store(&nobody, std::memory_order_relaxed);
+    empty(pool, cache);
     ++pool.caches_left_;
   }
 
   static auto can_watch() noexcept -> bool { return failed_to_watch == 0; }
 
 private:
-  auto find(pool_state const* pool) const noexcept -> stack_cache* {
-    auto* one = first_;
-    while (one != nullptr && one->pool.load(std::memory_order_relaxed) != pool) {
-      one = one->next;
-    }
-    return one;
+  static auto use(pool_state const& pool, stack_cache& cache) noexcept -> stack_cache* {
+    last_used = &cache;
+    quick_cache = pool.shape_.is_plain ? &cache : &no_cache;
+    return &cache;
   }
 
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
@@ -149,7 +212,6 @@ private:
     for (auto* one = pool.caches_; one != nullptr;) {
       auto* const next = one->next_of_pool;
       if (one->thread != this_thread()) {
-        pool.share({one->slots.data(), one->count});
         detach(pool, *one); // and nobody deletes it, for nobody is left to
       }
       one = next;
@@ -157,8 +219,6 @@ private:
   }
 
   static int const failed_to_watch;
-
-  stack_cache* first_ = nullptr;
 };
 
 int const thread_stacks::failed_to_watch = thread_stacks::watch_forks();
@@ -189,7 +249,8 @@ auto pool_state::make(stack_options const& options) -> result<std::unique_ptr<po
                      .resident = std::min(static_cast<std::size_t>(*stack), options.resident_bytes / page * page),
                      .slots = options.capacity + (threads * stack_cache::most),
                      .caches = threads,
-                     .scrubs = options.scrub};
+                     .scrubs = options.scrub,
+                     .is_plain = !options.scrub && __asan_unpoison_memory_region == nullptr};
   auto const length = (wanted.slots * (wanted.guard + wanted.stack + wanted.high_guard)) + wanted.guard;
   constexpr os::map_flags memory{.shared = false, .anonymous = true, .stack = true, .no_reserve = true};
   auto const mapped = os::map(nullptr, length, {.read = true, .write = true}, memory, os::no_descriptor, 0);
@@ -261,32 +322,25 @@ auto pool_state::close() -> result<void> {
 // --- Stacks -----------------------------------------------------------------------------------------------------------------
 
 auto pool_state::take() -> result<std::uint32_t> {
-  auto* const cache = last_used;
-  if (cache == nullptr || cache->pool.load(std::memory_order_relaxed) != this || cache->count == 0) [[unlikely]] {
-    return take_slowly();
+  if (auto* const cache = thread_stacks::known(*this); cache != nullptr) {
+    if (auto const* const one = cache->take(); one != nullptr) {
+      return slot_of(*one);
+    }
   }
-  auto const slot = cache->slots[--cache->count];
-  taken_[slot].store(1, std::memory_order_relaxed);
-  return slot;
+  return take_slowly();
 }
 
 // Takes half a cache besides, of what has been used before.
 auto pool_state::take_slowly() -> result<std::uint32_t> {
   std::scoped_lock const lock{all_pools_mutex};
-  auto* const cache = thread_stacks::cache_of(*this);
-  if (cache != nullptr && cache->count > 0) { // that of another pool was used last
-    auto const slot = cache->slots[--cache->count];
-    taken_[slot].store(1, std::memory_order_relaxed);
-    return slot;
-  }
   auto const slot = take_shared();
   if (!slot) {
     return slot;
   }
   taken_[*slot].store(1, std::memory_order_relaxed);
-  if (cache != nullptr) {
-    for (; cache->count < stack_cache::most / 2 && !free_.empty(); ++cache->count) {
-      cache->slots[cache->count] = free_.back();
+  if (auto* const cache = thread_stacks::make(*this); cache != nullptr) {
+    for (auto few = stack_cache::most / 2; few > 0 && !free_.empty(); --few) {
+      cache->keep(cached(free_.back()));
       free_.pop_back();
     }
   }
@@ -337,44 +391,36 @@ void pool_state::give_back(std::uint32_t slot) noexcept {
   if (shape_.scrubs) {
     scrub(slot);
   }
-  taken_[slot].store(0, std::memory_order_relaxed);
-  auto* const cache = last_used;
-  if (cache == nullptr || cache->pool.load(std::memory_order_relaxed) != this || cache->count == stack_cache::most)
-      [[unlikely]] {
-    give_back_slowly(slot);
-    return;
-  }
-  cache->slots[cache->count++] = slot;
-}
-
-void pool_state::give_back_slowly(std::uint32_t slot) noexcept {
-  auto* cache = static_cast<stack_cache*>(nullptr);
-  try {
+  auto const one = cached(slot);
+  auto* cache = thread_stacks::known(*this);
+  if (cache == nullptr) {
     std::scoped_lock const lock{all_pools_mutex};
-    cache = thread_stacks::cache_of(*this);
-  } catch (std::bad_alloc const&) { // it has no cache then
-    cache = nullptr;
+    cache = thread_stacks::make(*this);
   }
   if (cache == nullptr) {
-    release_and_share({&slot, 1});
+    release_and_share({&one, 1});
     return;
   }
-  if (cache->count == stack_cache::most) { // the half that was given back first
-    constexpr auto half = stack_cache::most / 2;
-    release_and_share({cache->slots.data(), half});
-    std::ranges::copy(std::span{cache->slots}.subspan(half), cache->slots.begin());
-    cache->count -= half;
+  if (cache->is_full()) {
+    release_and_share(cache->drop_oldest());
   }
-  cache->slots[cache->count++] = slot;
+  cache->keep(one);
 }
 
 // What is locked in memory stays there.
-void pool_state::release_and_share(std::span<std::uint32_t const> slots) noexcept {
-  for (auto const slot : slots) {
-    (void)release_memory(slot, shape_.resident);
+void pool_state::release_and_share(std::span<cached_stack const> stacks) noexcept {
+  for (auto const& one : stacks) {
+    (void)release_memory(slot_of(one), shape_.resident);
   }
   std::scoped_lock const lock{all_pools_mutex};
-  share(slots);
+  share(stacks);
+}
+
+void pool_state::share(std::span<cached_stack const> stacks) noexcept {
+  for (auto const& one : stacks) {
+    one.taken->store(0, std::memory_order_relaxed); // a fork may have found it half taken
+    free_.push_back(slot_of(one));
+  }
 }
 
 void pool_state::give_back(void* top) noexcept {
@@ -413,8 +459,8 @@ void pool_state::scrub(std::uint32_t slot) const noexcept {
 
 auto pool_state::trim() -> result<void> {
   std::scoped_lock const lock{all_pools_mutex};
-  if (auto* const cache = last_used; cache != nullptr && cache->pool.load(std::memory_order_relaxed) == this) {
-    share({cache->slots.data(), std::exchange(cache->count, 0)});
+  if (last_used->is_of(this)) {
+    thread_stacks::empty(*this, *last_used);
   }
   for (auto const slot : free_) {
     if (auto const done = release_memory(slot, 0); !done) {

@@ -17,23 +17,10 @@ module fmmap.stack:pool_state;
 
 import fmmap.core;
 import fmmap.os;
+import :stack_cache;
 import :stack_pool;
 
 namespace fmmap {
-
-class pool_state;
-
-// Free stacks that a thread has for itself, those it gave back last on top. Belongs to the thread, and is in the lists of both.
-struct stack_cache {
-  static constexpr std::size_t most = 16;
-
-  std::atomic<pool_state*> pool; // null when that is gone
-  std::size_t count = 0;
-  std::array<std::uint32_t, most> slots{};
-  void const* thread;          // whose it is, by the address of something that is the thread's own
-  stack_cache* next = nullptr; // of the thread
-  stack_cache* next_of_pool = nullptr;
-};
 
 class pool_state {
 public:
@@ -75,18 +62,26 @@ private:
     std::size_t slots;
     std::size_t caches; // threads that may have one
     bool scrubs;
+    bool is_plain; // nothing has to be done to a stack that is taken or given back
   };
   pool_state(shape const& wanted, std::byte* base);
 
   [[nodiscard]] auto take_slowly() -> result<std::uint32_t>;
-  void give_back_slowly(std::uint32_t slot) noexcept;
-  void release_and_share(std::span<std::uint32_t const> slots) noexcept;
+  void release_and_share(std::span<cached_stack const> stacks) noexcept;
 
   // With the lock of all pools.
   [[nodiscard]] auto take_shared() -> result<std::uint32_t>;
   [[nodiscard]] auto install_guard(std::byte* at, std::size_t length) -> os::outcome<void>;
   [[nodiscard]] auto alive() const noexcept -> std::size_t;
-  void share(std::span<std::uint32_t const> slots) noexcept { free_.insert(free_.end(), slots.begin(), slots.end()); }
+  void share(std::span<cached_stack const> stacks) noexcept;
+
+  // As a cache has it, and back.
+  [[nodiscard]] auto cached(std::uint32_t slot) const noexcept -> cached_stack {
+    return {.top = bottom_of(slot) + shape_.stack, .taken = &taken_[slot]};
+  }
+  [[nodiscard]] auto slot_of(cached_stack const& one) const noexcept -> std::uint32_t {
+    return static_cast<std::uint32_t>(one.taken - taken_.get());
+  }
 
   // All but the `kept` bytes at the top.
   [[nodiscard]] auto release_memory(std::uint32_t slot, std::size_t kept) const noexcept -> os::outcome<void>;

@@ -29,7 +29,7 @@ auto closed(std::string_view operation) -> std::unexpected<error> {
 
 } // namespace
 
-void stack::give_back() noexcept { pool_->give_back(slot_); }
+void stack::give_back_slowly() noexcept { pool_->give_back(slot_); }
 
 auto stack::high_water() const noexcept -> std::size_t {
   auto const page = os::page_size();
@@ -69,12 +69,12 @@ stack_pool::~stack_pool() {
   }
 }
 
-auto stack_pool::allocate() -> result<stack> {
-  if (state_ == nullptr) [[unlikely]] {
+auto stack_pool::allocate_slowly() -> result<stack> {
+  if (state_ == nullptr) {
     return closed("allocate a stack");
   }
   auto const slot = state_->take();
-  if (!slot) [[unlikely]] {
+  if (!slot) {
     return std::unexpected(slot.error());
   }
   return stack{state_, state_->bottom_of(*slot), state_->stack_size(), *slot};
@@ -107,18 +107,18 @@ auto stack_pool::close() -> result<void> {
   return done;
 }
 
-stack_lender::stack_lender(stack_pool& pool) noexcept : pool_{pool.state_} {}
+auto stack_lender::size_in(pool_state const* pool) noexcept -> std::size_t {
+  return pool != nullptr ? pool->stack_size() : 0;
+}
 
-auto stack_lender::lend() const -> std::byte* {
-  auto const slot = pool_ != nullptr ? pool_->take() : closed("allocate a stack");
+auto stack_lender::lend_slowly(pool_state* pool) -> std::byte* {
+  auto const slot = pool != nullptr ? pool->take() : closed("allocate a stack");
   if (!slot) {
     throw std::bad_alloc{};
   }
-  return pool_->bottom_of(*slot) + pool_->stack_size();
+  return pool->bottom_of(*slot) + pool->stack_size();
 }
 
-void stack_lender::take_back(void* top) const noexcept { pool_->give_back(top); }
-
-auto stack_lender::size() const noexcept -> std::size_t { return pool_->stack_size(); }
+void stack_lender::take_back_slowly(pool_state* pool, void* top) noexcept { pool->give_back(top); }
 
 } // namespace fmmap

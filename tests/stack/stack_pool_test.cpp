@@ -228,6 +228,18 @@ BOOST_AUTO_TEST_CASE(reads_as_zero_where_it_is_scrubbed) {
   }
 }
 
+// Which may have the same place.
+BOOST_AUTO_TEST_CASE(reads_as_zero_where_a_pool_that_is_gone_was_not_scrubbed) {
+  for (int i = 0; i < 20; ++i) {
+    auto pool = pool_of({.stack_size = 64 * 1024, .capacity = 4, .scrub = i % 2 != 0});
+    for (int k = 0; k < 2; ++k) {
+      auto const one = or_throw(pool.allocate());
+      BOOST_TEST((i % 2 == 0 || is_zero(bytes_of(one))));
+      std::ranges::fill(bytes_of(one), std::byte{1});
+    }
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(a_guard)
@@ -514,6 +526,10 @@ BOOST_AUTO_TEST_CASE(what_is_nobodys_ends_the_program) {
     context nothing;
     lender.deallocate(nothing);
   }));
+  BOOST_TEST(dies_of(SIGABRT, [&] {
+    std::jthread{[&] { lender.deallocate(one); }}.join();
+    lender.deallocate(one); // what this thread took last
+  }));
   lender.deallocate(one);
   BOOST_TEST(pool.stats().alive == 0U);
   std::vector<context> all;
@@ -539,6 +555,40 @@ BOOST_AUTO_TEST_CASE(is_possible_when_the_cache_of_the_thread_has_gone) {
   BOOST_TEST(pool.stats().alive == 0U);
   BOOST_TEST(pool.stats().cached >= 1U);
   or_throw(pool.close());
+}
+
+// Wherever the others are in taking and giving back.
+BOOST_AUTO_TEST_CASE(hands_nothing_out_twice_in_a_forked_child) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer wants no fork of a process with threads");
+    return;
+  }
+  auto pool = small_pool(64);
+  std::vector<std::jthread> all;
+  for (unsigned seed = 1; seed <= 2; ++seed) {
+    all.emplace_back([&, seed](std::stop_token const& stop) {
+      std::minstd_rand random{seed};
+      std::vector<stack> some;
+      while (!stop.stop_requested()) {
+        some.push_back(or_throw(pool.allocate()));
+        if (some.size() > random() % 24) {
+          some.clear();
+        }
+      }
+    });
+  }
+  for (int i = 0; i < 200; ++i) {
+    BOOST_TEST_REQUIRE(found_in_child([&](findings& found) {
+                         std::set<std::size_t> slots;
+                         std::vector<stack> mine;
+                         for (auto one = pool.allocate(); one; one = pool.allocate()) {
+                           found.expect(slots.insert(one->slot()).second, "it was handed out before");
+                           mine.push_back(std::move(*one));
+                         }
+                         // Each thread may have had so many in hand, and half a cache on the way.
+                         found.expect(slots.size() >= pool.stats().slots - (2 * (24 + 8)), "others are lost");
+                       }) == "");
+  }
 }
 
 BOOST_AUTO_TEST_CASE(works_in_a_forked_child_for_what_it_has) {
