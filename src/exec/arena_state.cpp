@@ -243,17 +243,6 @@ arena_state::arena_state(std::unique_ptr<code_memory> memory, code_index index, 
 
 arena_state::~arena_state() { open_arenas::remove(*this); }
 
-auto arena_state::lock_open(std::string_view operation) const -> result<std::unique_lock<std::mutex>> {
-  if (state_.load(std::memory_order_acquire) != state::open) {
-    return refuse(operation);
-  }
-  std::unique_lock lock{mutex_};
-  if (state_.load(std::memory_order_acquire) != state::open) { // sealed meanwhile
-    return refuse(operation);
-  }
-  return lock;
-}
-
 auto arena_state::refuse(std::string_view operation) const -> std::unexpected<error> {
   auto const now = state_.load(std::memory_order_acquire);
   return fail(now == state::sealed ? errc::sealed : now == state::forked ? errc::forked : errc::closed, operation);
@@ -339,45 +328,32 @@ void arena_state::deallocate(std::size_t offset, std::size_t size) noexcept {
   allocator_->deallocate(offset, in_lines(size), aligned);
 }
 
-auto arena_state::published_or_not(code_span function, std::string_view operation) const -> result<code_index::entry> {
-  auto const offset =
-      reinterpret_cast<std::uintptr_t>(function.address()) - reinterpret_cast<std::uintptr_t>(memory_->base());
-  if (offset < memory_->reserve()) {
-    auto const found = index_.find(offset);
-    if (found.kind != code_index::kind::none && found.kind != code_index::kind::retired && found.offset == offset &&
-        found.size == function.size()) {
-      return found;
-    }
-  }
-  return fail(errc::not_allocated, operation);
-}
-
 auto arena_state::write(code_span to, std::span<std::byte const> code, std::string_view name) -> result<void> {
   constexpr std::string_view operation = "write code";
-  auto const open = lock_open(operation);
+  auto const open = lock_open();
   if (!open) {
-    return std::unexpected(open.error());
+    return refuse(operation);
   }
-  auto const found = published_or_not(to, operation);
-  if (!found) {
-    return std::unexpected(found.error());
+  auto const found = in_use(to);
+  if (found.kind == code_index::kind::none) {
+    return fail(errc::not_allocated, operation);
   }
-  if (found->kind == code_index::kind::published) {
+  if (found.kind == code_index::kind::published) {
     return fail(errc::already_published, operation);
   }
-  if (code.size() > found->size) {
+  if (code.size() > found.size) {
     return fail(errc::out_of_range, operation,
-                std::to_string(code.size()) + " bytes do not fit into " + std::to_string(found->size));
+                std::to_string(code.size()) + " bytes do not fit into " + std::to_string(found.size));
   }
   try {
     if (listing_) {
       listing_->name(to.address(), name);
     }
     if (memory_->gathers()) {
-      stage(*found, code);
+      stage(found, code);
       return {};
     }
-    auto const done = write_in_place(*found, code);
+    auto const done = write_in_place(found, code);
     return done ? result<void>{} : fail(done.error(), operation);
   } catch (std::bad_alloc const&) {
     return fail(ENOMEM, operation);
@@ -423,8 +399,8 @@ auto arena_state::write_in_place(code_index::entry const& to, std::span<std::byt
 }
 
 auto arena_state::publish() -> result<void> {
-  auto const open = lock_open("publish code");
-  return open ? publish_locked() : std::unexpected(open.error());
+  auto const open = lock_open();
+  return open ? publish_locked() : refuse("publish code");
 }
 
 auto arena_state::publish_locked() -> result<void> {
@@ -522,16 +498,16 @@ auto arena_state::put_pending() -> os::outcome<void> {
 
 auto arena_state::change(code_span published, std::size_t offset, std::span<std::byte const> bytes) -> result<void> {
   constexpr std::string_view operation = "change code";
-  auto const open = lock_open(operation);
+  auto const open = lock_open();
   if (!open) {
-    return std::unexpected(open.error());
+    return refuse(operation);
   }
-  auto const found = published_or_not(published, operation);
-  if (!found) {
-    return std::unexpected(found.error());
+  auto const found = in_use(published);
+  if (found.kind == code_index::kind::none) {
+    return fail(errc::not_allocated, operation);
   }
   is_changed_ = true;
-  auto const done = memory_->put(found->offset + offset, bytes);
+  auto const done = memory_->put(found.offset + offset, bytes);
   return done ? result<void>{} : fail(done.error(), operation);
 }
 
@@ -544,31 +520,31 @@ void arena_state::keep_room_for_owned(std::size_t others) {
 
 auto arena_state::retire(code_span function, bool by_owner) -> result<void> {
   constexpr std::string_view operation = "retire code";
-  auto const open = lock_open(operation);
+  auto const open = lock_open();
   if (!open) {
-    return std::unexpected(open.error());
+    return refuse(operation);
   }
-  auto const found = published_or_not(function, operation);
-  if (!found) {
-    return std::unexpected(found.error());
+  auto const found = in_use(function);
+  if (found.kind == code_index::kind::none) {
+    return fail(errc::not_allocated, operation);
   }
-  auto* const in_batch = found->kind == code_index::kind::written ? &pending_[index_.place(found->offset)] : nullptr;
-  auto const may_be_in_place = found->kind == code_index::kind::published || !memory_->gathers() ||
+  auto* const in_batch = found.kind == code_index::kind::written ? &pending_[index_.place(found.offset)] : nullptr;
+  auto const may_be_in_place = found.kind == code_index::kind::published || !memory_->gathers() ||
                                (in_batch != nullptr && in_batch->may_be_in_place);
-  if (owned_.contains(found->offset) != by_owner) {
+  if (owned_.contains(found.offset) != by_owner) {
     return fail(errc::in_use, operation, "it goes with the object of the exec_resource that has it");
   }
   try {
     keep_room_for_owned(by_owner ? 0 : 1);
     waiting_.push_back({.generation = guards_.generation(),
-                        .offset = static_cast<std::uint32_t>(found->offset),
-                        .size = static_cast<std::uint32_t>(found->size),
+                        .offset = static_cast<std::uint32_t>(found.offset),
+                        .size = static_cast<std::uint32_t>(found.size),
                         .is_trapped = !may_be_in_place});
   } catch (std::bad_alloc const&) {
     return fail(ENOMEM, operation);
   }
-  owned_.erase(found->offset);
-  if (found->kind == code_index::kind::published) {
+  owned_.erase(found.offset);
+  if (found.kind == code_index::kind::published) {
     --functions_;
   } else {
     if (in_batch != nullptr) {
@@ -579,7 +555,7 @@ auto arena_state::retire(code_span function, bool by_owner) -> result<void> {
       listing_->remove_name(function.address());
     }
   }
-  index_.set(found->offset, code_index::kind::retired);
+  index_.set(found.offset, code_index::kind::retired);
   if (waiting_.size() % reclaimed_at_once == 0) {
     (void)reclaim_locked(); // what fails is tried again
   }
@@ -587,8 +563,8 @@ auto arena_state::retire(code_span function, bool by_owner) -> result<void> {
 }
 
 auto arena_state::reclaim() -> result<std::size_t> {
-  auto const open = lock_open("reclaim code");
-  return open ? reclaim_locked() : std::unexpected(open.error());
+  auto const open = lock_open();
+  return open ? reclaim_locked() : refuse("reclaim code");
 }
 
 auto arena_state::reclaim_locked() -> result<std::size_t> {
@@ -648,9 +624,9 @@ auto arena_state::find(void const* address) const noexcept -> std::optional<code
 }
 
 auto arena_state::seal() -> result<void> {
-  auto const open = lock_open("seal code");
+  auto const open = lock_open();
   if (!open) {
-    return std::unexpected(open.error());
+    return refuse("seal code");
   }
   if (auto done = publish_locked(); !done) {
     return done;

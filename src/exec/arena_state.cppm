@@ -113,14 +113,14 @@ public:
   void end(unsigned place) noexcept;
 
   // What is retired now belongs to this generation.
-  [[nodiscard]] auto generation() const noexcept -> std::uint64_t { return generation_.load(); }
+  [[nodiscard]] inline auto generation() const noexcept -> std::uint64_t { return generation_.load(); }
 
   // Begins the next generation when all guards of the one before the current have ended, and the one after that likewise. One
   // thread at a time.
   void advance() noexcept;
 
   // Whether nobody guards what was retired in `generation`.
-  [[nodiscard]] auto have_ended(std::uint64_t generation) const noexcept -> bool {
+  [[nodiscard]] inline auto have_ended(std::uint64_t generation) const noexcept -> bool {
     return generation_.load() >= generation + 2;
   }
 
@@ -141,7 +141,7 @@ public:
   arena_state(std::unique_ptr<code_memory> memory, code_index index, std::unique_ptr<code_listing> listing);
   ~arena_state() override;
 
-  [[nodiscard]] auto memory() const noexcept -> code_memory const& { return *memory_; }
+  [[nodiscard]] inline auto memory() const noexcept -> code_memory const& { return *memory_; }
   // `is_owned`: by an object that alone may retire it.
   [[nodiscard]] auto allocate(std::size_t size, std::size_t alignment, bool is_owned = false) -> result<code_span>;
   [[nodiscard]] auto write(code_span to, std::span<std::byte const> code, std::string_view name) -> result<void>;
@@ -150,9 +150,11 @@ public:
   [[nodiscard]] auto reclaim() -> result<std::size_t>;
   [[nodiscard]] auto find(void const* address) const noexcept -> std::optional<code_span>;
   [[nodiscard]] auto seal() -> result<void>;
-  [[nodiscard]] auto is_sealed() const noexcept -> bool { return state_.load() == state::sealed; }
-  [[nodiscard]] auto is_forked() const noexcept -> bool { return state_.load() == state::forked; } // closed or not
-  [[nodiscard]] auto is_closed() const noexcept -> bool { return state_.load() == state::closed; }
+  [[nodiscard]] inline auto is_sealed() const noexcept -> bool { return state_.load() == state::sealed; }
+  [[nodiscard]] inline auto is_forked() const noexcept -> bool {
+    return state_.load() == state::forked;
+  } // closed or not
+  [[nodiscard]] inline auto is_closed() const noexcept -> bool { return state_.load() == state::closed; }
   [[nodiscard]] auto stats() const -> code_stats;
   [[nodiscard]] auto close() -> result<void>;
   [[nodiscard]] auto guarding() noexcept -> guards& { return guards_; }
@@ -179,11 +181,32 @@ private:
   };
 
   // The lock, of an arena that is open. It is not waited for otherwise: in a child it may belong to a thread that is not there.
-  [[nodiscard]] auto lock_open(std::string_view operation) const -> result<std::unique_lock<std::mutex>>;
+  [[nodiscard]] inline auto lock_open() const -> std::unique_lock<std::mutex> {
+    auto const is_open = [&] { return state_.load(std::memory_order_acquire) == state::open; };
+    if (!is_open()) [[unlikely]] {
+      return {};
+    }
+    std::unique_lock lock{mutex_};
+    if (!is_open()) [[unlikely]] { // sealed meanwhile
+      return {};
+    }
+    return lock;
+  }
   [[nodiscard, gnu::cold]] auto refuse(std::string_view operation) const -> std::unexpected<error>;
-  [[nodiscard]] auto published_or_not(code_span function, std::string_view operation) const
-      -> result<code_index::entry>;
-  [[nodiscard]] auto span_of(std::size_t offset, std::size_t size) const noexcept -> code_span {
+  // What has been allocated and not retired; of no kind if that is not so.
+  [[nodiscard]] inline auto in_use(code_span function) const noexcept -> code_index::entry {
+    auto const offset =
+        reinterpret_cast<std::uintptr_t>(function.address()) - reinterpret_cast<std::uintptr_t>(memory_->base());
+    if (offset < memory_->reserve()) [[likely]] {
+      auto const found = index_.find(offset);
+      if (found.kind != code_index::kind::retired && found.offset == offset && found.size == function.size())
+          [[likely]] {
+        return found;
+      }
+    }
+    return {};
+  }
+  [[nodiscard]] inline auto span_of(std::size_t offset, std::size_t size) const noexcept -> code_span {
     return {memory_->base() + offset, size};
   }
 
