@@ -6,6 +6,6 @@ export module fmmap.stack;
 export import fmmap.core;
 
 export import :stack_allocator;
-export import :stack_cache;
+export import :stack_at_hand;
 export import :stack_pool;
 export import :stack_resource;

@@ -5,7 +5,7 @@ module;
 
 export module fmmap.stack:stack_allocator;
 
-import :stack_cache;
+import :stack_at_hand;
 import :stack_pool;
 
 export namespace fmmap {
@@ -17,17 +17,13 @@ protected:
 
   // Its top. Throws std::bad_alloc.
   [[nodiscard]] inline auto lend() const -> std::byte* {
-    auto& cache = *quick_cache;
-    if (cache.is_of(pool_)) [[likely]] {
-      if (auto const* const one = cache.take_last(); one != nullptr) [[likely]] {
-        return one->top;
-      }
+    if (auto const* const one = at_hand.take(pool_); one != nullptr) [[likely]] {
+      return one->top;
     }
     return lend_slowly(pool_);
   }
   inline void take_back(void* top) const noexcept {
-    auto& cache = *quick_cache;
-    if (!cache.is_of(pool_) || !cache.keep_last(top)) [[unlikely]] {
+    if (!at_hand.keep(pool_, top)) [[unlikely]] {
       take_back_slowly(pool_, top);
     }
   }

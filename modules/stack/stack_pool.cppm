@@ -11,7 +11,7 @@ module;
 export module fmmap.stack:stack_pool;
 
 import fmmap.core;
-import :stack_cache;
+import :stack_at_hand;
 
 namespace fmmap {
 class pool_state; // defined in src/stack/pool_state.cppm
@@ -99,8 +99,7 @@ private:
   inline stack(pool_state* pool, std::byte* bottom, std::size_t size, std::uint32_t slot) noexcept
       : pool_{pool}, bottom_{bottom}, size_{size}, slot_{slot} {}
   inline void give_back() noexcept {
-    auto& cache = *quick_cache;
-    if (!cache.is_of(pool_) || !cache.keep_last(top())) [[unlikely]] {
+    if (!at_hand.keep(pool_, top())) [[unlikely]] {
       give_back_slowly();
     }
   }
@@ -145,12 +144,9 @@ public:
   /// Errors: `errc::reservation_exceeded` when all are in use; `std::errc::not_enough_memory` when a guard cannot be had;
   /// `errc::closed`.
   [[nodiscard]] inline auto allocate() -> result<stack> {
-    auto& cache = *quick_cache;
-    if (cache.is_of(state_)) [[likely]] {
-      if (auto const* const one = cache.take_last(); one != nullptr) [[likely]] {
-        return stack{state_, one->top - cache.stack_size, cache.stack_size,
-                     static_cast<std::uint32_t>(one->taken - cache.taken)};
-      }
+    if (auto const* const one = at_hand.take(state_); one != nullptr) [[likely]] {
+      return stack{state_, one->top - at_hand.stack_size, at_hand.stack_size,
+                   static_cast<std::uint32_t>(one->taken - at_hand.taken)};
     }
     return allocate_slowly();
   }

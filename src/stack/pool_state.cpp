@@ -63,13 +63,11 @@ auto count_mappings_left() noexcept -> std::size_t {
 constinit std::mutex all_pools_mutex; // of the list, and of all that is said to be under it
 constinit pool_state* all_pools = nullptr;
 
-constinit thread_local stack_cache* last_used = &no_cache;
 constinit thread_local stack_cache* caches_of_thread = nullptr;
 constinit thread_local bool has_ended = false;
 
-auto this_thread() noexcept -> void const* { return static_cast<void const*>(&has_ended); }
-
-// The calling thread's.
+// The calling thread's; null when it has none. Needs no lock: nobody else adds to the thread's list, and a pool that is being used
+// stays in it.
 auto find_cache(void const* pool) noexcept -> stack_cache* {
   auto* one = caches_of_thread;
   while (one != nullptr && !one->is_of(pool)) {
@@ -80,51 +78,76 @@ auto find_cache(void const* pool) noexcept -> stack_cache* {
 
 } // namespace
 
-// A fork by another thread may come between any two steps: what is free is in one place before it is in the other, or in none.
+// --- What threads have for themselves -------------------------------------------------------------------------------------
 
-auto stack_cache::take() noexcept -> cached_stack const* {
-  if (!is_last_free.load(std::memory_order_relaxed)) {
-    auto const left = count.load(std::memory_order_relaxed);
-    if (left == 0) {
-      return nullptr;
-    }
-    count.store(left - 1, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_release);
-    last = others[left - 1];
-    is_last_free.store(true, std::memory_order_release);
-  }
-  return take_last();
+auto stack_cache::is_of(void const* wanted) const noexcept -> bool {
+  return pool.load(std::memory_order_relaxed) == wanted;
 }
 
-void stack_cache::keep(cached_stack const& one) noexcept {
-  if (is_last_free.load(std::memory_order_relaxed)) {
-    is_last_free.store(false, std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_release);
-    auto const before = count.load(std::memory_order_relaxed);
-    others[before] = last;
-    count.store(before + 1, std::memory_order_release);
+auto stack_cache::is_full() const noexcept -> bool {
+  return count + (hand->is_of(pool) && hand->is_free() ? 1U : 0U) == most;
+}
+
+void stack_cache::push(std::uint32_t slot) noexcept {
+  auto const before = count.load(std::memory_order_relaxed);
+  slots[before] = slot;
+  count.store(before + 1, std::memory_order_release);
+}
+
+auto stack_cache::pop() noexcept -> std::optional<std::uint32_t> {
+  auto const before = count.load(std::memory_order_relaxed);
+  if (before == 0) {
+    return {};
   }
-  one.taken->store(0, std::memory_order_relaxed);
-  last = one;
-  is_last_free.store(true, std::memory_order_release);
+  count.store(before - 1, std::memory_order_relaxed);
+  return slots[before - 1];
 }
 
 auto stack_cache::drop_oldest() noexcept -> half {
   half oldest;
-  auto const free = count.exchange(0, std::memory_order_relaxed);
+  auto const before = count.exchange(0, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_release);
-  std::ranges::copy(std::span{others}.first(oldest.size()), oldest.begin());
-  std::ranges::copy(std::span{others}.subspan(oldest.size()), others.begin());
-  count.store(free - oldest.size(), std::memory_order_release);
+  std::ranges::copy(std::span{slots}.first(oldest.size()), oldest.begin());
+  std::ranges::copy(std::span{slots}.subspan(oldest.size()), slots.begin());
+  count.store(before - oldest.size(), std::memory_order_release);
   return oldest;
+}
+
+auto pool_state::take_from(stack_cache& cache) noexcept -> std::optional<std::uint32_t> {
+  auto& hand = *cache.hand;
+  if (auto const* const one = hand.take(this); one != nullptr) {
+    return slot_of(*one);
+  }
+  auto const slot = cache.pop();
+  if (slot) {
+    taken_[*slot].store(1, std::memory_order_relaxed);
+    if (hand.is_of(this)) {
+      hand.last = in_hand(*slot);
+    }
+  }
+  return slot;
+}
+
+void pool_state::keep_in(stack_cache& cache, std::uint32_t slot) noexcept {
+  taken_[slot].store(0, std::memory_order_relaxed);
+  auto& hand = *cache.hand;
+  if (!hand.is_of(this)) {
+    cache.push(slot);
+    return;
+  }
+  if (hand.is_free()) {
+    hand.free_of.store(&nobody, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);
+    cache.push(slot_of(hand.last));
+  }
+  hand.last = in_hand(slot);
+  hand.free_of.store(this, std::memory_order_release);
 }
 
 class thread_stacks {
 public:
   ~thread_stacks() {
     std::scoped_lock const lock{all_pools_mutex};
-    last_used = &no_cache;
-    quick_cache = &no_cache;
     has_ended = true;
     for (auto* one = std::exchange(caches_of_thread, nullptr); one != nullptr;) {
       if (!one->is_of(&nobody)) {
@@ -134,45 +157,41 @@ public:
     }
   }
 
-  // The calling thread's cache of a pool; null when it has none. Needs no lock: nobody else adds to the thread's list, and a
-  // pool that is being used stays in it.
-  static auto known(pool_state const& pool) noexcept -> stack_cache* {
-    if (last_used->is_of(&pool)) {
-      return last_used;
-    }
-    auto* const found = find_cache(&pool);
-    return found != nullptr ? use(pool, *found) : nullptr;
-  }
-
-  // The same, made when there is none; null when there can be none. With the lock of all pools.
-  static auto make(pool_state& pool) noexcept -> stack_cache* {
-    // When the thread has ended, the destructors of its own objects may be running.
-    if (auto* const found = known(pool); found != nullptr || has_ended || pool.caches_left_ == 0) {
-      return found;
-    }
-    static thread_local thread_stacks const mine;
-    auto* made = find_cache(&nobody); // of a pool that is gone
-    if (made == nullptr) {
-      made = new (std::nothrow) stack_cache;
-      if (made == nullptr) {
+  // The calling thread's cache of a pool, made when there is none; null when there can be none. The thread has a stack of that pool at
+  // hand from then on. With the lock of all pools.
+  static auto cache_of(pool_state& pool) noexcept -> stack_cache* {
+    auto* found = find_cache(&pool);
+    if (found == nullptr) {
+      if (has_ended || pool.caches_left_ == 0) { // the destructors of the thread's own objects may still be running
         return nullptr;
       }
-      made->thread = this_thread();
-      made->next_of_thread = std::exchange(caches_of_thread, made);
+      found = find_cache(&nobody); // of a pool that is gone
+      if (found == nullptr) {
+        static thread_local thread_stacks const mine;
+        found = new (std::nothrow) stack_cache;
+        if (found == nullptr) {
+          return nullptr;
+        }
+        found->hand = &at_hand;
+        found->next_of_thread = std::exchange(caches_of_thread, found);
+      }
+      --pool.caches_left_;
+      found->pool.store(&pool, std::memory_order_relaxed);
+      found->next_of_pool = std::exchange(pool.caches_, found);
     }
-    --pool.caches_left_;
-    made->taken = pool.taken_.get();
-    made->stack_size = pool.shape_.stack;
-    made->pool.store(&pool, std::memory_order_relaxed);
-    made->next_of_pool = std::exchange(pool.caches_, made);
-    return use(pool, *made);
+    if (pool.shape_.is_plain && !at_hand.is_of(&pool)) {
+      take_in_hand(pool);
+    }
+    return found;
   }
 
   // What was the thread's alone is everybody's.
   static void empty(pool_state& pool, stack_cache& cache) noexcept {
-    pool.share(std::span{cache.others}.first(cache.count.exchange(0)));
-    pool.share({&cache.last, cache.is_last_free.exchange(false) ? 1U : 0U});
-    cache.last = {};
+    pool.share(std::span{cache.slots}.first(cache.count.exchange(0)));
+    if (cache.hand->is_of(&pool) && cache.hand->free_of.exchange(&nobody) != &nobody) {
+      auto const slot = pool.slot_of(cache.hand->last);
+      pool.share({&slot, 1});
+    }
   }
 
   static void detach(pool_state& pool, stack_cache& cache) noexcept {
@@ -181,18 +200,28 @@ public:
       link = &(*link)->next_of_pool;
     }
     *link = cache.next_of_pool;
-    cache.pool.store(&nobody, std::memory_order_relaxed);
     empty(pool, cache);
+    if (cache.hand->is_of(&pool)) {
+      cache.hand->pool.store(&nobody, std::memory_order_relaxed);
+    }
+    cache.pool.store(&nobody, std::memory_order_relaxed);
     ++pool.caches_left_;
   }
 
   static auto can_watch() noexcept -> bool { return failed_to_watch == 0; }
 
 private:
-  static auto use(pool_state const& pool, stack_cache& cache) noexcept -> stack_cache* {
-    last_used = &cache;
-    quick_cache = pool.shape_.is_plain ? &cache : &no_cache;
-    return &cache;
+  static void take_in_hand(pool_state& pool) noexcept {
+    auto& hand = at_hand;
+    if (hand.is_free()) {
+      auto& former = *static_cast<pool_state*>(hand.pool.load(std::memory_order_relaxed));
+      hand.free_of.store(&nobody, std::memory_order_relaxed);
+      find_cache(&former)->push(former.slot_of(hand.last));
+    }
+    hand.last = {};
+    hand.taken = pool.taken_.get();
+    hand.stack_size = pool.shape_.stack;
+    hand.pool.store(&pool, std::memory_order_relaxed);
   }
 
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
@@ -211,7 +240,7 @@ private:
   static void take_from_others(pool_state& pool) noexcept {
     for (auto* one = pool.caches_; one != nullptr;) {
       auto* const next = one->next_of_pool;
-      if (one->thread != this_thread()) {
+      if (one->hand != &at_hand) {
         detach(pool, *one); // and nobody deletes it, for nobody is left to
       }
       one = next;
@@ -322,9 +351,9 @@ auto pool_state::close() -> result<void> {
 // --- Stacks -----------------------------------------------------------------------------------------------------------------
 
 auto pool_state::take() -> result<std::uint32_t> {
-  if (auto* const cache = thread_stacks::known(*this); cache != nullptr) {
-    if (auto const* const one = cache->take(); one != nullptr) {
-      return slot_of(*one);
+  if (auto* const cache = find_cache(this); cache != nullptr) {
+    if (auto const slot = take_from(*cache); slot) {
+      return *slot;
     }
   }
   return take_slowly();
@@ -337,13 +366,16 @@ auto pool_state::take_slowly() -> result<std::uint32_t> {
   if (!slot) {
     return slot;
   }
-  taken_[*slot].store(1, std::memory_order_relaxed);
-  if (auto* const cache = thread_stacks::make(*this); cache != nullptr) {
+  if (auto* const cache = thread_stacks::cache_of(*this); cache != nullptr) {
     for (auto few = stack_cache::most / 2; few > 0 && !free_.empty(); --few) {
-      cache->keep(cached(free_.back()));
+      cache->push(free_.back());
       free_.pop_back();
     }
+    if (at_hand.is_of(this)) {
+      at_hand.last = in_hand(*slot);
+    }
   }
+  taken_[*slot].store(1, std::memory_order_relaxed);
   return slot;
 }
 
@@ -391,35 +423,34 @@ void pool_state::give_back(std::uint32_t slot) noexcept {
   if (shape_.scrubs) {
     scrub(slot);
   }
-  auto const one = cached(slot);
-  auto* cache = thread_stacks::known(*this);
+  auto* cache = find_cache(this);
   if (cache == nullptr) {
     std::scoped_lock const lock{all_pools_mutex};
-    cache = thread_stacks::make(*this);
+    cache = thread_stacks::cache_of(*this);
   }
   if (cache == nullptr) {
-    release_and_share({&one, 1});
+    release_and_share({&slot, 1});
     return;
   }
   if (cache->is_full()) {
     release_and_share(cache->drop_oldest());
   }
-  cache->keep(one);
+  keep_in(*cache, slot);
 }
 
 // What is locked in memory stays there.
-void pool_state::release_and_share(std::span<cached_stack const> stacks) noexcept {
-  for (auto const& one : stacks) {
-    (void)release_memory(slot_of(one), shape_.resident);
+void pool_state::release_and_share(std::span<std::uint32_t const> slots) noexcept {
+  for (auto const slot : slots) {
+    (void)release_memory(slot, shape_.resident);
   }
   std::scoped_lock const lock{all_pools_mutex};
-  share(stacks);
+  share(slots);
 }
 
-void pool_state::share(std::span<cached_stack const> stacks) noexcept {
-  for (auto const& one : stacks) {
-    one.taken->store(0, std::memory_order_relaxed); // a fork may have found it half taken
-    free_.push_back(slot_of(one));
+void pool_state::share(std::span<std::uint32_t const> slots) noexcept {
+  for (auto const slot : slots) {
+    taken_[slot].store(0, std::memory_order_relaxed); // a fork may have found it half taken
+    free_.push_back(slot);
   }
 }
 
@@ -459,8 +490,8 @@ void pool_state::scrub(std::uint32_t slot) const noexcept {
 
 auto pool_state::trim() -> result<void> {
   std::scoped_lock const lock{all_pools_mutex};
-  if (last_used->is_of(this)) {
-    thread_stacks::empty(*this, *last_used);
+  if (auto* const cache = find_cache(this); cache != nullptr) {
+    thread_stacks::empty(*this, *cache);
   }
   for (auto const slot : free_) {
     if (auto const done = release_memory(slot, 0); !done) {

@@ -17,10 +17,33 @@ module fmmap.stack:pool_state;
 
 import fmmap.core;
 import fmmap.os;
-import :stack_cache;
+import :stack_at_hand;
 import :stack_pool;
 
 namespace fmmap {
+
+// Free stacks that a thread has for itself, those it gave back last on top, but for one that is at hand. Belongs to the thread, and
+// is in the lists of both.
+//
+// A fork by another thread may come between any two steps: what is free is in one place before it is in the other, or in none.
+struct stack_cache {
+  static constexpr std::size_t most = 16; // with that at hand
+  using half = std::array<std::uint32_t, most / 2>;
+
+  std::atomic<void*> pool{&nobody}; // never null
+  std::atomic<std::size_t> count{0};
+  std::array<std::uint32_t, most> slots{};
+  stack_at_hand* hand = nullptr; // of the thread, which is known by it
+  stack_cache* next_of_thread = nullptr;
+  stack_cache* next_of_pool = nullptr;
+
+  [[nodiscard]] auto is_of(void const* wanted) const noexcept -> bool;
+  [[nodiscard]] auto is_full() const noexcept -> bool;
+  void push(std::uint32_t slot) noexcept;
+  [[nodiscard]] auto pop() noexcept -> std::optional<std::uint32_t>;
+  // Those that were given back first, of a cache that is full.
+  [[nodiscard]] auto drop_oldest() noexcept -> half;
+};
 
 class pool_state {
 public:
@@ -67,19 +90,21 @@ private:
   pool_state(shape const& wanted, std::byte* base);
 
   [[nodiscard]] auto take_slowly() -> result<std::uint32_t>;
-  void release_and_share(std::span<cached_stack const> stacks) noexcept;
+  // In and out of a cache of the calling thread.
+  [[nodiscard]] auto take_from(stack_cache& cache) noexcept -> std::optional<std::uint32_t>;
+  void keep_in(stack_cache& cache, std::uint32_t slot) noexcept;
+  void release_and_share(std::span<std::uint32_t const> slots) noexcept;
 
   // With the lock of all pools.
   [[nodiscard]] auto take_shared() -> result<std::uint32_t>;
   [[nodiscard]] auto install_guard(std::byte* at, std::size_t length) -> os::outcome<void>;
   [[nodiscard]] auto alive() const noexcept -> std::size_t;
-  void share(std::span<cached_stack const> stacks) noexcept;
+  void share(std::span<std::uint32_t const> slots) noexcept;
 
-  // As a cache has it, and back.
-  [[nodiscard]] auto cached(std::uint32_t slot) const noexcept -> cached_stack {
+  [[nodiscard]] auto in_hand(std::uint32_t slot) const noexcept -> lent_stack {
     return {.top = bottom_of(slot) + shape_.stack, .taken = &taken_[slot]};
   }
-  [[nodiscard]] auto slot_of(cached_stack const& one) const noexcept -> std::uint32_t {
+  [[nodiscard]] auto slot_of(lent_stack const& one) const noexcept -> std::uint32_t {
     return static_cast<std::uint32_t>(one.taken - taken_.get());
   }
 

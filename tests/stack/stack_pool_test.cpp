@@ -668,6 +668,34 @@ BOOST_AUTO_TEST_CASE(take_and_give_back_each_others_stacks) {
   or_throw(pool.close());
 }
 
+BOOST_AUTO_TEST_CASE(may_use_another_pool_while_one_is_closed) {
+  auto lasting = small_pool(8);
+  std::atomic<stack_pool*> offered{nullptr};
+  std::atomic<std::uint64_t> wrong{0};
+  {
+    std::jthread const other{[&](std::stop_token const& stop) {
+      while (!stop.stop_requested()) {
+        if (auto* const brief = offered.load(); brief != nullptr) {
+          wrong += brief->allocate() ? 0 : 1;
+          offered = nullptr; // and the stack that it has at hand is of that pool
+        }
+        auto const one = lasting.allocate();
+        wrong += one && lasting.slot_of(one->bottom()) == one->slot() ? 0 : 1;
+      }
+    }};
+    for (int i = 0; i < 300; ++i) {
+      auto brief = small_pool(8);
+      offered = &brief;
+      while (offered != nullptr) {
+        std::this_thread::yield();
+      }
+      or_throw(brief.close());
+    }
+  }
+  BOOST_TEST(wrong == 0U);
+  BOOST_TEST(lasting.stats().alive == 0U);
+}
+
 BOOST_AUTO_TEST_CASE(that_end_leave_their_stacks_to_others) {
   auto pool = small_pool(8);
   for (int i = 0; i < 1000; ++i) {
