@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
@@ -18,6 +19,7 @@ namespace fmmap::os {
 namespace {
 
 constexpr std::int64_t repetition = 100'000; // nanoseconds
+constexpr std::int64_t long_ago = 1;         // a point in time of 0 would disarm the timer
 
 // A signal that is ignored or left to the system does not interrupt; one that is handled does.
 extern "C" void fmmap_interrupt(int /*signal*/) {}
@@ -46,8 +48,7 @@ auto create_timer(int signal) noexcept -> outcome<int> {
 }
 
 auto arm_timer(int timer, std::int64_t deadline) noexcept -> outcome<void> {
-  // A point in time of 0 would disarm it.
-  itimerspec const when{.it_interval = time_at(repetition), .it_value = time_at(deadline > 0 ? deadline : 1)};
+  itimerspec const when{.it_interval = time_at(repetition), .it_value = time_at(std::max(deadline, long_ago))};
   return perform(call::timer_settime,
                  [&] { return static_cast<int>(::syscall(SYS_timer_settime, timer, TIMER_ABSTIME, &when, nullptr)); });
 }
@@ -106,6 +107,10 @@ time_limit::~time_limit() {
   if (was_blocked_) {
     (void)change_mask(SIG_BLOCK, signal_, nullptr);
   }
+}
+
+void time_limit::expire() const noexcept {
+  (void)arm_timer(timer_, long_ago); // fails for no timer that exists
 }
 
 // pthread_sigmask(3) does not fail with arguments that are right.

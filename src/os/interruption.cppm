@@ -33,7 +33,8 @@ private:
 };
 
 // From `deadline` on, the blocking system calls of the calling thread fail with EINTR: the one in which it is then, and each
-// that it makes later, within a tenth of a millisecond. It ends with the scope, on the thread that began it.
+// that it makes later, within a tenth of a millisecond. It ends with the scope, on the thread that began it: those that come
+// after it are interrupted by it no more.
 class time_limit {
 public:
   // `signal` is one that has been claimed; `deadline` is of the steady clock, in nanoseconds.
@@ -43,6 +44,9 @@ public:
       : signal_{other.signal_}, timer_{std::exchange(other.timer_, none)}, was_blocked_{other.was_blocked_} {}
   auto operator=(time_limit&& other) -> time_limit& = delete;
   ~time_limit();
+
+  // Makes now the deadline, once it is at its place. May be called on any thread, and more than once, while it lasts.
+  void expire() const noexcept;
 
 private:
   static constexpr int none = -1;
