@@ -6,6 +6,7 @@ module;
 #include <memory>
 #include <optional>
 #include <ratio>
+#include <stop_token>
 #include <string_view>
 #include <utility>
 
@@ -78,6 +79,20 @@ public:
   /// Waits for at most `limit`. Never false before that, in the time of the steady clock.
   [[nodiscard]] auto acquire_for(lock_mode mode, wait_for limit) -> result<bool>;
 
+  /// The same, for as long as no stop is requested; `forever` for no other limit. True when the lock was had, a stop that
+  /// came later or in the same moment notwithstanding, and false when the limit passed without one.
+  ///
+  /// A stop ends the wait at once where it is made in the system or for other threads of this object, and within about a
+  /// millisecond where it polls (see `method`). Whoever requests it does not wait: it costs them a system call for each
+  /// wait that it ends. The thread's later system calls are not interrupted. A wait without a limit takes the signal here, too
+  /// (see `set_lock_signal`); with a token that no stop can come by, it is that of the function above.
+  ///
+  /// Errors: `std::errc::operation_canceled` when a stop was requested before the lock was had: nothing is held. Where it was
+  /// requested before the call, nothing is asked of the system, not even for a lock that is free. Otherwise as above.
+  /// Thread safety: stops may be requested on any thread, at any time, also while this ends. In a forked child, a stop of a
+  /// wait of its parent's does nothing. Source: timer_settime(2).
+  [[nodiscard]] auto acquire_for(lock_mode mode, wait_for limit, std::stop_token stop) -> result<bool>;
+
   /// Waits until `when` at most, by its clock, which may be set meanwhile.
   template <class Clock, class Duration>
   [[nodiscard]] auto acquire_until(lock_mode mode, std::chrono::time_point<Clock, Duration> const& when)
@@ -113,7 +128,7 @@ public:
   /// The file as its handle called it; empty for one without a name.
   [[nodiscard]] auto path() const noexcept -> std::string_view;
 
-  /// How the latest wait with a limit was made in the system's stead; see `set_lock_signal`. Why one had to poll goes to the
+  /// How the latest wait with a limit or a stop was made in the system's stead; see `set_lock_signal`. Why one had to poll goes to the
   /// handler of `set_dropped_error_handler`.
   [[nodiscard]] auto method() const noexcept -> wait_method;
 

@@ -39,16 +39,16 @@ private:
 inline constexpr wait_for no_wait{std::chrono::nanoseconds::zero()};
 inline constexpr wait_for forever{std::chrono::nanoseconds::max()};
 
-/// How a wait with a limit is made.
+/// How a wait with a limit, or one that can be stopped, is made.
 enum class wait_method : unsigned char {
-  /// In the system, which wakes waiters in their order; a timer's signal ends the wait at its limit.
+  /// In the system, which wakes waiters in their order; a timer's signal ends the wait at its limit, or at a stop.
   kernel,
   /// By asking again and again, every millisecond in the end. It comes after everybody who waits in the system, and may
   /// starve.
   polling,
 };
 
-/// Sets the signal that ends waits with a limit, from now on. 0 for none: they poll then.
+/// Sets the signal that ends waits with a limit, and those that are stopped, from now on. 0 for none: they poll then.
 ///
 /// Unless one is set, the first such wait that meets contention takes the highest real-time signal (signal(7)) that is left to
 /// the system's default. fmmap gives the signal a handler that does nothing, sends it only to threads that wait in one of

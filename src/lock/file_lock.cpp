@@ -5,6 +5,7 @@ module;
 #include <expected>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string_view>
 #include <system_error>
 #include <utility>
@@ -28,7 +29,7 @@ auto file_lock::acquire(lock_mode mode) -> result<void> {
   if (!state_) [[unlikely]] {
     return failure(errc::closed, "lock");
   }
-  auto const acquired = state_->acquire(mode, never);
+  auto const acquired = state_->acquire(mode, {.deadline = never});
   return acquired ? result<void>{} : std::unexpected(acquired.error());
 }
 
@@ -38,7 +39,15 @@ auto file_lock::acquire_for(lock_mode mode, wait_for limit) -> result<bool> {
   if (!state_) [[unlikely]] {
     return failure(errc::closed, "lock");
   }
-  return state_->acquire(mode, deadline_of(limit));
+  return state_->acquire(mode, {.deadline = deadline_of(limit)});
+}
+
+auto file_lock::acquire_for(lock_mode mode, wait_for limit, std::stop_token stop) -> result<bool> {
+  if (!state_) [[unlikely]] {
+    return failure(errc::closed, "lock");
+  }
+  wait_end const end{.deadline = deadline_of(limit), .stop = stop.stop_possible() ? &stop : nullptr};
+  return end.is_stopped() ? state_->given_up(end) : state_->acquire(mode, end);
 }
 
 auto file_lock::try_upgrade() -> result<bool> { return upgrade_for(no_wait); }
@@ -47,7 +56,7 @@ auto file_lock::upgrade_for(wait_for limit) -> result<bool> {
   if (!state_) {
     return failure(errc::closed, "upgrade a lock");
   }
-  return state_->upgrade(deadline_of(limit));
+  return state_->upgrade({.deadline = deadline_of(limit)});
 }
 
 auto file_lock::downgrade() -> result<void> {

@@ -14,6 +14,7 @@ module;
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -260,16 +261,16 @@ auto lock_state::is_contention(int code) const noexcept -> bool {
   return code == EAGAIN || (code == EACCES && kind_ == lock_kind::open_file_description);
 }
 
-auto lock_state::wait_in_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool> {
+auto lock_state::wait_in_system(lock_mode mode, wait_end end) -> os::outcome<bool> {
   announce_wait();
-  if (deadline == never) {
+  if (end.is_never()) {
     auto const made = os::retry([&] { return make_lock(mode, true); });
     return made ? os::outcome<bool>{true} : std::unexpected(made.error());
   }
   auto const signal = interrupting_signal();
   auto const limit = !signal        ? os::outcome<os::time_limit>{std::unexpected(signal.error())}
                      : *signal == 0 ? os::outcome<os::time_limit>{std::unexpected(0)}
-                                    : os::time_limit::begin(*signal, nanoseconds_of(deadline));
+                                    : os::time_limit::begin(*signal, nanoseconds_of(end.deadline));
   method_ = limit ? wait_method::kernel : wait_method::polling;
   if (!limit) {
     if (limit.error() != 0) {
@@ -277,8 +278,13 @@ auto lock_state::wait_in_system(lock_mode mode, clock::time_point deadline) -> o
           limit.error() == EBUSY ? "all real-time signals are taken; the wait polls instead" : "the wait polls instead";
       report_dropped_error(fail(limit.error(), "set a timer for the lock of", why).error());
     }
-    return poll_system(mode, deadline);
+    return poll_system(mode, end);
   }
+  std::stop_callback const expiring{end.token(), [&]() noexcept {
+                                      if (!is_forked()) { // a child may have a timer of that number
+                                        limit->expire();
+                                      }
+                                    }};
   while (true) {
     auto const made = make_lock(mode, true);
     if (made) {
@@ -287,19 +293,22 @@ auto lock_state::wait_in_system(lock_mode mode, clock::time_point deadline) -> o
     if (made.error() != EINTR) {
       return std::unexpected(made.error());
     }
-    if (clock::now() >= deadline) {
+    if (end.is_over()) {
       return false;
     }
   }
 }
 
-auto lock_state::poll_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool> {
+auto lock_state::poll_system(lock_mode mode, wait_end end) -> os::outcome<bool> {
   using namespace std::chrono_literals;
   constexpr clock::duration longest = 1ms;
   clock::duration pause = 20us;
-  while (true) {
+  while (!end.is_over()) {
     auto const now = clock::now();
-    (void)os::sleep_until(nanoseconds_of(std::min(deadline, now + pause))); // a signal only makes it shorter
+    (void)os::sleep_until(nanoseconds_of(std::min(end.deadline, now + pause))); // a signal only makes it shorter
+    if (end.is_stopped()) {
+      return false;
+    }
     auto const made = os::retry([&] { return make_lock(mode, false); });
     if (made) {
       return true;
@@ -307,11 +316,9 @@ auto lock_state::poll_system(lock_mode mode, clock::time_point deadline) -> os::
     if (!is_contention(made.error())) {
       return std::unexpected(made.error());
     }
-    if (clock::now() >= deadline) {
-      return false;
-    }
     pause = std::min(longest, pause * 2);
   }
+  return false;
 }
 
 // --- The threads of this process --------------------------------------------------------------------------------------
@@ -360,7 +367,7 @@ void lock_state::wake() noexcept {
 }
 
 // Waits for the word to be another than `seen`, and notes what the thread wishes while it does.
-auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::time_point deadline) -> change {
+auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, wait_end end) -> change {
   // Who only asks the system, and does not wait there, is done in a moment, and the only one to change the word until then.
   // Not even a try gives up for that.
   for (unsigned times = 0; (seen & changing) != 0 && (seen & waiting) == 0; ++times) {
@@ -369,20 +376,25 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
       return change::seen;
     }
   }
-  if (deadline == at_once || (deadline != never && clock::now() >= deadline)) {
+  if (end.is_over()) {
     return change::too_late;
   }
+  std::stop_callback const waking{end.token(), [&]() noexcept {
+                                    if (!is_forked()) { // the mutex may be that of a thread the child has not
+                                      wake();
+                                    }
+                                  }};
   std::unique_lock guard{mutex_};
   if (!word_.compare_exchange_strong(seen, seen | parked | wish, memory_order_acq_rel)) {
     return change::seen;
   }
   auto const before = changes_;
-  auto const has_changed = [&] { return changes_ != before; };
+  auto const is_time = [&] { return changes_ != before || end.is_stopped(); };
   ++waiters_;
-  if (deadline == never) {
-    changed_.wait(guard, has_changed);
+  if (end.deadline == never) {
+    changed_.wait(guard, is_time);
   } else {
-    (void)changed_.wait_until(guard, deadline, has_changed);
+    (void)changed_.wait_until(guard, end.deadline, is_time);
   }
   --waiters_;
   return change::seen;
@@ -390,8 +402,7 @@ auto lock_state::wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::
 
 // Asks the system on behalf of all threads: this one has marked the word as changing. `refusal` is what the system has said
 // already, when it has been asked; `otherwise` is how it goes on when the lock cannot be had.
-auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise, int refusal)
-    -> result<bool> {
+auto lock_state::ask_system(lock_mode mode, wait_end end, std::uint32_t otherwise, int refusal) -> result<bool> {
   uncancelled const here;
   auto made = refusal == 0 ? make_lock(mode, false) : os::outcome<void>{std::unexpected(refusal)};
   while (!made && made.error() == EINTR) {
@@ -399,11 +410,11 @@ auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uin
   }
   auto const acquired = made                           ? os::outcome<bool>{true}
                         : !is_contention(made.error()) ? os::outcome<bool>{std::unexpected(made.error())}
-                        : deadline == at_once          ? os::outcome<bool>{false}
-                                                       : wait_in_system(mode, deadline);
+                        : end.deadline == at_once      ? os::outcome<bool>{false}
+                                                       : wait_in_system(mode, end);
   if (!acquired || !*acquired) {
     settle(otherwise);
-    return acquired ? result<bool>{false} : fail(acquired.error(), otherwise == 0 ? "lock" : "upgrade the lock of");
+    return acquired ? given_up(end) : fail(acquired.error(), otherwise == 0 ? "lock" : "upgrade the lock of");
   }
   (void)order_->load(memory_order_acquire);
   auto const alone = mode == lock_mode::exclusive;
@@ -412,7 +423,7 @@ auto lock_state::ask_system(lock_mode mode, clock::time_point deadline, std::uin
   return true;
 }
 
-auto lock_state::acquire_slowly(lock_mode mode, clock::time_point deadline) -> result<bool> {
+auto lock_state::acquire_slowly(lock_mode mode, wait_end end) -> result<bool> {
   uncancelled const here;
   if (is_forked()) {
     return fail(errc::forked, "lock");
@@ -424,12 +435,12 @@ auto lock_state::acquire_slowly(lock_mode mode, clock::time_point deadline) -> r
   auto const wish = alone ? wanted : 0;
   auto const in_the_way = sharers | exclusive | changing | (wanted & ~wish);
   std::uint32_t wished = 0;
-  while (true) {
+  while (!end.is_stopped()) {
     auto seen = word_.load(memory_order_relaxed);
     auto const can_be_shared = !alone && (seen & sharers) != 0 && (seen & (changing | wanted | upgrading)) == 0;
     if ((seen & in_the_way) == 0) {
       if (word_.compare_exchange_weak(seen, seen | changing, memory_order_acquire)) {
-        return ask_system(mode, deadline, 0);
+        return ask_system(mode, end, 0);
       }
     } else if (can_be_shared && (seen & sharers) == sharers) {
       return fail(EAGAIN, "lock", "too many threads share it");
@@ -437,18 +448,23 @@ auto lock_state::acquire_slowly(lock_mode mode, clock::time_point deadline) -> r
       if (word_.compare_exchange_weak(seen, seen + 1, memory_order_acquire)) {
         return true;
       }
-    } else if (deadline != at_once && is_of_this_thread(seen)) {
+    } else if (end.deadline != at_once && is_of_this_thread(seen)) {
       return fail(EDEADLK, "lock", "this thread has it exclusively");
-    } else if (wait_for_change(seen, wish, deadline) == change::too_late) {
-      withdraw(wished);
-      return false;
+    } else if (wait_for_change(seen, wish, end) == change::too_late) {
+      break;
     } else {
       wished = wish;
     }
   }
+  withdraw(wished);
+  return given_up(end);
 }
 
-auto lock_state::upgrade(clock::time_point deadline) -> result<bool> {
+auto lock_state::given_up(wait_end end) const -> result<bool> {
+  return end.is_stopped() ? result<bool>{fail(ECANCELED, "lock", "a stop was requested")} : result<bool>{false};
+}
+
+auto lock_state::upgrade(wait_end end) -> result<bool> {
   constexpr std::string_view operation = "upgrade the lock of";
   if (is_forked()) {
     return fail(errc::forked, operation);
@@ -460,7 +476,7 @@ auto lock_state::upgrade(clock::time_point deadline) -> result<bool> {
     return fail(errc::read_only, operation, "an exclusive lock needs access::read_write");
   }
   uncancelled const here;
-  auto const waits = deadline != at_once;
+  auto const waits = end.deadline != at_once;
   bool announced = false;
   while (true) {
     auto seen = word_.load(memory_order_relaxed);
@@ -471,13 +487,13 @@ auto lock_state::upgrade(clock::time_point deadline) -> result<bool> {
     }
     if (count == 1 && (seen & changing) == 0) {
       if (word_.compare_exchange_weak(seen, seen | changing, memory_order_acquire)) {
-        return ask_system(lock_mode::exclusive, deadline, 1);
+        return ask_system(lock_mode::exclusive, end, 1);
       }
     } else if (!announced && (!waits || (seen & upgrading) != 0)) {
       return false;
     } else if (!announced) {
       announced = word_.compare_exchange_weak(seen, seen | upgrading, memory_order_acquire);
-    } else if (wait_for_change(seen, 0, deadline) == change::too_late) {
+    } else if (wait_for_change(seen, 0, end) == change::too_late) {
       withdraw(upgrading);
       return false;
     }

@@ -9,6 +9,7 @@ module;
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -43,6 +44,23 @@ inline constexpr auto never = clock::time_point::max();
 [[nodiscard]] inline auto time_until(clock::time_point deadline) noexcept -> wait_for {
   return deadline == at_once ? no_wait : deadline == never ? forever : wait_for{deadline - clock::now()};
 }
+
+// What ends a wait that has not had what it waits for, whichever comes first.
+struct wait_end {
+  clock::time_point deadline;
+  std::stop_token const* stop = nullptr; // lives for longer than the wait; none where no stop can come
+
+  [[nodiscard]] inline auto is_never() const noexcept -> bool { return deadline == never && stop == nullptr; }
+  [[nodiscard]] inline auto is_stopped() const noexcept -> bool { return stop != nullptr && stop->stop_requested(); }
+  [[nodiscard]] inline auto is_over() const noexcept -> bool {
+    return is_stopped() || deadline == at_once || (deadline != never && clock::now() >= deadline);
+  }
+
+  // For what a stop is to call.
+  [[nodiscard]] inline auto token() const noexcept -> std::stop_token {
+    return stop != nullptr ? *stop : std::stop_token{};
+  }
+};
 
 // An error of the system, by errno, ready to return.
 [[nodiscard, gnu::cold]] inline auto failure(int code, std::string_view operation, std::string_view path,
@@ -84,18 +102,18 @@ public:
   auto operator=(lock_state const&) -> lock_state& = delete;
   ~lock_state();
 
-  // Whether it was acquired by `deadline`. What happens nearly always is here: no more than the system call lies between a
+  // Whether it was acquired by the end of the wait. What happens nearly always is here: no more than the system call lies between a
   // caller and its lock.
-  [[nodiscard]] inline auto acquire(lock_mode mode, clock::time_point deadline) -> result<bool> {
+  [[nodiscard]] inline auto acquire(lock_mode mode, wait_end end) -> result<bool> {
     auto const alone = mode == lock_mode::exclusive;
     std::uint32_t free = 0;
     if (!allows(mode) || !word_.compare_exchange_strong(free, changing, std::memory_order_acquire)) [[unlikely]] {
-      return acquire_slowly(mode, deadline);
+      return acquire_slowly(mode, end);
     }
     auto const owner = alone ? this_thread() : nobody;
     auto const made = make_lock(mode, false);
     if (!made) [[unlikely]] {
-      return ask_system(mode, deadline, 0, made.error());
+      return ask_system(mode, end, 0, made.error());
     }
     (void)order_->load(std::memory_order_acquire);
     owner_.store(owner, std::memory_order_relaxed);
@@ -103,7 +121,10 @@ public:
     return true;
   }
 
-  [[nodiscard]] auto upgrade(clock::time_point deadline) -> result<bool>;
+  // What an acquisition returns that has ended without the lock: false, or the error of one that was stopped.
+  [[nodiscard, gnu::cold]] auto given_up(wait_end end) const -> result<bool>;
+
+  [[nodiscard]] auto upgrade(wait_end end) -> result<bool>;
   [[nodiscard]] auto downgrade() -> result<void>;
 
   // `for_sure` lets the threads of this process have the lock also where the system does not let go of it.
@@ -162,11 +183,10 @@ private:
     return (seen & exclusive) != 0 && owner_.load(std::memory_order_relaxed) == this_thread();
   }
 
-  [[nodiscard]] auto acquire_slowly(lock_mode mode, clock::time_point deadline) -> result<bool>;
-  [[nodiscard]] auto ask_system(lock_mode mode, clock::time_point deadline, std::uint32_t otherwise, int refusal = 0)
-      -> result<bool>;
-  [[nodiscard]] auto wait_in_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool>;
-  [[nodiscard]] auto poll_system(lock_mode mode, clock::time_point deadline) -> os::outcome<bool>;
+  [[nodiscard]] auto acquire_slowly(lock_mode mode, wait_end end) -> result<bool>;
+  [[nodiscard]] auto ask_system(lock_mode mode, wait_end end, std::uint32_t otherwise, int refusal = 0) -> result<bool>;
+  [[nodiscard]] auto wait_in_system(lock_mode mode, wait_end end) -> os::outcome<bool>;
+  [[nodiscard]] auto poll_system(lock_mode mode, wait_end end) -> os::outcome<bool>;
   [[nodiscard]] auto release_slowly(bool for_sure) -> result<void>;
   [[nodiscard]] auto after_release(std::uint32_t held, bool for_sure, os::outcome<void> const& unlocked)
       -> result<void>;
@@ -194,7 +214,7 @@ private:
   [[nodiscard]] auto is_contention(int code) const noexcept -> bool;
 
   enum class change : unsigned char { seen, too_late };
-  [[nodiscard]] auto wait_for_change(std::uint32_t seen, std::uint32_t wish, clock::time_point deadline) -> change;
+  [[nodiscard]] auto wait_for_change(std::uint32_t seen, std::uint32_t wish, wait_end end) -> change;
   void settle(std::uint32_t now) noexcept;
   void settle_free() noexcept;
   void withdraw(std::uint32_t wish) noexcept;

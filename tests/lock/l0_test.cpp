@@ -8,8 +8,10 @@
 #include <expected>
 #include <filesystem>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -67,6 +69,13 @@ std::vector<l0::tolerance> const contention{
 std::vector<l0::tolerance> const limited{{call::fcntl, EAGAIN}, {call::fcntl, EACCES},   unlocking,
                                          {call::sigaction},     {call::timer_create},    {call::timer_settime},
                                          {call::timer_delete},  {call::pthread_sigmask}, {call::clock_nanosleep}};
+
+// An interrupted wait is over when a stop has been requested.
+std::vector<l0::tolerance> const stopped = [] {
+  auto all = limited;
+  all.push_back({call::fcntl, EINTR});
+  return all;
+}();
 
 std::vector<scenario> const scenarios{
     {.name = "a lock of a file",
@@ -154,6 +163,26 @@ std::vector<scenario> const scenarios{
          },
      .tolerated = limited,
      .absent = {{.call = call::timer_create, .error = ENOSYS}}},
+    {.name = "a wait that is stopped",
+     .calls = {"file_lock::acquire_for"},
+     .prepare = taken,
+     .body =
+         [](trial& t) {
+           auto lock = or_throw(file_lock::create(writable(t)));
+           std::stop_source source;
+           fmmap::os::seam::observe([&](auto const& what) { // on this thread, once it is about to wait in either way
+             if (what.over && (what.which == call::timer_settime || what.which == call::clock_nanosleep)) {
+               source.request_stop();
+             }
+           });
+           auto const acquired = lock.acquire_for(exclusive, 2ms, source.get_token()); // its timer may not be set again
+           fmmap::os::seam::observe({});
+           if (acquired || acquired.error() != std::errc::operation_canceled) {
+             t.expect(!or_throw(acquired), "it was had while another has it");
+           }
+           t.expect(!lock.held(), "it says it is held");
+         },
+     .tolerated = stopped},
     {.name = "choosing the signal",
      .calls = {"set_lock_signal"},
      .body =
