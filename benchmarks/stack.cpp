@@ -2,6 +2,7 @@
 //
 // fmmap.stack beside the stack allocators of Boost.Context, and a mapping for each stack.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <expected>
@@ -55,6 +56,20 @@ void reuse_object(benchmark::State& state) {
     auto const one = or_throw(pool.allocate());
     touch(one.top());
     benchmark::ClobberMemory();
+  }
+}
+
+// Two, in the order in which they were taken.
+void reuse_two(benchmark::State& state) {
+  auto pool = or_throw(stack_pool::create({.stack_size = size}));
+  fmmap::stack_allocator<stack_context> from{pool};
+  for ([[maybe_unused]] auto _ : state) {
+    std::array<stack_context, 2> all{from.allocate(), from.allocate()};
+    for (auto& one : all) {
+      touch(one.sp);
+      benchmark::ClobberMemory();
+      from.deallocate(one);
+    }
   }
 }
 
@@ -134,7 +149,7 @@ void add_rows() {
   using bench::pace;
   add_row("stack.reuse.protected", pace::fast, {{"ours", reuse_ours}, {"peer", reuse_protected}});
   add_row("stack.reuse.pooled", pace::fast,
-          {{"ours", reuse_ours}, {"peer", reuse_pooled}, {"an object", reuse_object}});
+          {{"ours", reuse_ours}, {"peer", reuse_pooled}, {"an object", reuse_object}, {"two", reuse_two}});
   add_row("stack.create", pace::slow, {{"ours", create_ours}, {"peer", create_by_mmap}});
   add_row("stack.alive", pace::slow, {{"ours", alive}});
 }

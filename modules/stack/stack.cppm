@@ -9,3 +9,4 @@ export import :stack_allocator;
 export import :stack_at_hand;
 export import :stack_pool;
 export import :stack_resource;
+export import :this_hand;

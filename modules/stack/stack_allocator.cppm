@@ -5,8 +5,8 @@ module;
 
 export module fmmap.stack:stack_allocator;
 
-import :stack_at_hand;
 import :stack_pool;
+import :this_hand;
 
 export namespace fmmap {
 
@@ -17,13 +17,13 @@ protected:
 
   // Its top. Throws std::bad_alloc.
   [[nodiscard]] inline auto lend() const -> std::byte* {
-    if (auto const* const one = at_hand.take(pool_); one != nullptr) [[likely]] {
-      return one->top;
+    if (auto* const top = this_hand::take(pool_); top != nullptr) [[likely]] {
+      return top;
     }
     return lend_slowly(pool_);
   }
   inline void take_back(void* top) const noexcept {
-    if (!at_hand.keep(pool_, top)) [[unlikely]] {
+    if (!this_hand::keep(pool_, top)) [[unlikely]] {
       take_back_slowly(pool_, top);
     }
   }
@@ -32,8 +32,8 @@ protected:
 private:
   // Of the pool and not of the lender, which can lie in registers then.
   [[nodiscard]] static auto size_in(pool_state const* pool) noexcept -> std::size_t;
-  [[nodiscard]] static auto lend_slowly(pool_state* pool) -> std::byte*;
-  static void take_back_slowly(pool_state* pool, void* top) noexcept;
+  [[nodiscard, gnu::noinline]] static auto lend_slowly(pool_state* pool) -> std::byte*;
+  [[gnu::noinline]] static void take_back_slowly(pool_state* pool, void* top) noexcept;
 
   pool_state* pool_;
   std::size_t size_;

@@ -3,6 +3,7 @@ module;
 
 #include <atomic>
 #include <cstddef>
+#include <type_traits>
 
 // The stack that a thread has used last. Nothing here is exported; it is in an interface so that this one is taken and given back
 // without a call.
@@ -27,36 +28,7 @@ struct stack_at_hand {
   lent_stack last{};                           // what was taken or given back last
   std::atomic<unsigned char>* taken = &nobody; // the pool's, by slot
   std::size_t stack_size = 0;
-
-  [[nodiscard]] inline auto is_of(void const* wanted) const noexcept -> bool {
-    return pool.load(std::memory_order_relaxed) == wanted;
-  }
-
-  [[nodiscard]] inline auto is_free() const noexcept -> bool {
-    return free_of.load(std::memory_order_relaxed) != &nobody;
-  }
-
-  // Null when somebody has it, or it is of another pool.
-  [[nodiscard]] inline auto take(void const* of) noexcept -> lent_stack const* {
-    if (free_of.load(std::memory_order_relaxed) != of) [[unlikely]] {
-      return nullptr;
-    }
-    free_of.store(&nobody, std::memory_order_relaxed);
-    last.taken->store(1, std::memory_order_relaxed);
-    return &last;
-  }
-
-  // False when it is not what was taken last, of that pool, or nobody has it.
-  [[nodiscard]] inline auto keep(void* of, void const* top) noexcept -> bool {
-    if (last.top != top || !is_of(of) || last.taken->load(std::memory_order_relaxed) != 1) [[unlikely]] {
-      return false;
-    }
-    last.taken->store(0, std::memory_order_relaxed);
-    free_of.store(of, std::memory_order_relaxed);
-    return true;
-  }
 };
-
-inline constinit thread_local stack_at_hand at_hand;
+static_assert(std::is_standard_layout_v<stack_at_hand>);
 
 } // namespace fmmap

@@ -11,7 +11,7 @@ module;
 export module fmmap.stack:stack_pool;
 
 import fmmap.core;
-import :stack_at_hand;
+import :this_hand;
 
 namespace fmmap {
 class pool_state; // defined in src/stack/pool_state.cppm
@@ -30,7 +30,8 @@ enum class stack_guard : unsigned char {
 struct stack_options {
   /// Bytes of each stack, without guards; rounded up to whole pages.
   std::size_t stack_size = std::size_t{256} << 10;
-  /// Stacks that can be had at a time, whichever threads have them.
+  /// Stacks that can be had at a time, at least, whichever threads have them. Threads keep some for themselves, so there are a few more:
+  /// 80 for small pools, one in two for large ones, and 4 112 at most.
   std::size_t capacity = 1024;
   stack_guard guard = stack_guard::low;
   /// Bytes of each guard, rounded up to whole pages. A function whose frame is larger can step over it, unless it is compiled
@@ -59,9 +60,13 @@ class stack_lender;
 
 /// A stack of a pool, given back when it dies. An object of nothing when moved from.
 ///
-/// Thread safety: may be given back by any thread. Needs that the pool lives, and that nobody runs on it.
+/// It may outlive its pool, whose memory stays then. Giving it back ends the program, after a line on standard error, when somebody else
+/// has given it back already.
+///
+/// Thread safety: may be given back by any thread. Needs that nobody runs on it.
 class [[nodiscard]] stack {
 public:
+  inline stack() noexcept = default;
   inline stack(stack&& other) noexcept
       : pool_{std::exchange(other.pool_, nullptr)},
         bottom_{std::exchange(other.bottom_, nullptr)},
@@ -91,7 +96,8 @@ public:
   [[nodiscard]] inline auto slot() const noexcept -> std::size_t { return slot_; }
 
   /// Bytes from the top down to the lowest page that is in memory: how deep the stack has been since its memory was released last,
-  /// which may have been before it was handed out. In whole pages; what is swapped out is not seen. Source: mincore(2).
+  /// which may have been before it was handed out. In whole pages, also those that were only read; what is swapped out is not seen,
+  /// and locked memory is all there. Takes as long as the stack is large. Source: mincore(2).
   [[nodiscard]] auto high_water() const noexcept -> std::size_t;
 
 private:
@@ -99,16 +105,16 @@ private:
   inline stack(pool_state* pool, std::byte* bottom, std::size_t size, std::uint32_t slot) noexcept
       : pool_{pool}, bottom_{bottom}, size_{size}, slot_{slot} {}
   inline void give_back() noexcept {
-    if (!at_hand.keep(pool_, top())) [[unlikely]] {
+    if (!this_hand::keep(pool_, top())) [[unlikely]] {
       give_back_slowly();
     }
   }
-  void give_back_slowly() noexcept;
+  [[gnu::noinline]] void give_back_slowly() noexcept;
 
-  pool_state* pool_;
-  std::byte* bottom_;
-  std::size_t size_;
-  std::uint32_t slot_;
+  pool_state* pool_ = nullptr;
+  std::byte* bottom_ = nullptr;
+  std::size_t size_ = 0;
+  std::uint32_t slot_ = 0;
 };
 
 /// Stacks of one size in one run of the address space, each with a guard.
@@ -144,16 +150,17 @@ public:
   /// Errors: `errc::reservation_exceeded` when all are in use; `std::errc::not_enough_memory` when a guard cannot be had;
   /// `errc::closed`.
   [[nodiscard]] inline auto allocate() -> result<stack> {
-    if (auto const* const one = at_hand.take(state_); one != nullptr) [[likely]] {
-      return stack{state_, one->top - at_hand.stack_size, at_hand.stack_size,
-                   static_cast<std::uint32_t>(one->taken - at_hand.taken)};
+    if (auto* const top = this_hand::take(state_); top != nullptr) [[likely]] {
+      auto const size = this_hand::size();
+      return stack{state_, top - size, size, this_hand::slot()};
     }
     return allocate_slowly();
   }
 
   /// Whose stack, or which stack's guard, has this address: a number below `stats().slots`.
   ///
-  /// Safe in a signal handler, which tells so who has overflowed.
+  /// Safe in a signal handler, which tells so who has overflowed. What is above the highest of all slots is nobody's, where stacks
+  /// are guarded below. Asks the pool where it is now: an object that was moved from knows nothing.
   [[nodiscard]] auto slot_of(void const* address) const noexcept -> std::optional<std::size_t>;
 
   /// The bytes of a slot that are its stack's, without guards; nothing for a number that is none.
@@ -161,9 +168,10 @@ public:
   /// Safe in a signal handler.
   [[nodiscard]] auto bytes_of(std::size_t slot) const noexcept -> std::span<std::byte>;
 
-  /// Releases the memory of all stacks that wait to be used again, but for the caches of other threads.
+  /// Releases the memory of all stacks that wait to be used again, but for the caches of other threads; locked memory too, from Linux
+  /// 5.18 on. Others may take and give back stacks meanwhile.
   ///
-  /// Errors: what madvise(2) reports.
+  /// Errors: what madvise(2) reports, when all others have been released.
   [[nodiscard]] auto trim() -> result<void>;
 
   [[nodiscard]] auto stats() const -> stack_stats;
@@ -174,7 +182,7 @@ public:
 private:
   friend stack_lender;
   explicit stack_pool(pool_state* state) noexcept : state_{state} {}
-  [[nodiscard]] auto allocate_slowly() -> result<stack>;
+  [[nodiscard, gnu::noinline]] auto allocate_slowly() -> result<stack>;
 
   pool_state* state_ = nullptr;
 };

@@ -37,6 +37,9 @@ extern "C" [[gnu::weak]] void __asan_unpoison_memory_region(void const volatile*
 
 namespace fmmap {
 
+// Under the name by which modules/stack/this_hand_x86_64.cppm has it.
+[[gnu::tls_model("initial-exec")]] constinit thread_local stack_at_hand at_hand asm("fmmap_stack_at_hand");
+
 namespace {
 
 constexpr std::size_t most_threads = 256; // that keep stacks for themselves
@@ -60,6 +63,14 @@ auto count_mappings_left() noexcept -> std::size_t {
   return left.value_or(os::default_mappings - (os::default_mappings / 8));
 }
 
+// The next one who takes it would share it with somebody.
+[[noreturn]] void die_of_giving_back(void const* top) noexcept {
+  // NOLINTNEXTLINE(modernize-use-std-print): libstdc++ 12 has none
+  std::fprintf(stderr, "fmmap: a stack is given back whose top is %p: nobody has such a one of this pool\n", top);
+  std::fflush(stderr);
+  std::abort();
+}
+
 constinit std::mutex all_pools_mutex; // of the list, and of all that is said to be under it
 constinit pool_state* all_pools = nullptr;
 
@@ -80,12 +91,20 @@ auto find_cache(void const* pool) noexcept -> stack_cache* {
 
 // --- What threads have for themselves -------------------------------------------------------------------------------------
 
+namespace {
+
+auto is_free(stack_at_hand const& hand) noexcept -> bool {
+  return hand.free_of.load(std::memory_order_relaxed) != &nobody;
+}
+
+} // namespace
+
 auto stack_cache::is_of(void const* wanted) const noexcept -> bool {
   return pool.load(std::memory_order_relaxed) == wanted;
 }
 
 auto stack_cache::is_full() const noexcept -> bool {
-  return count + (hand->is_of(pool) && hand->is_free() ? 1U : 0U) == most;
+  return count + (hand->pool == pool && is_free(*hand) ? 1U : 0U) == most;
 }
 
 void stack_cache::push(std::uint32_t slot) noexcept {
@@ -115,13 +134,14 @@ auto stack_cache::drop_oldest() noexcept -> half {
 
 auto pool_state::take_from(stack_cache& cache) noexcept -> std::optional<std::uint32_t> {
   auto& hand = *cache.hand;
-  if (auto const* const one = hand.take(this); one != nullptr) {
-    return slot_of(*one);
+  if (hand.pool == this && hand.free_of.exchange(&nobody) == this) {
+    hand.last.taken->store(1, std::memory_order_relaxed);
+    return slot_of(hand.last);
   }
   auto const slot = cache.pop();
   if (slot) {
     taken_[*slot].store(1, std::memory_order_relaxed);
-    if (hand.is_of(this)) {
+    if (is_in(hand)) {
       hand.last = in_hand(*slot);
     }
   }
@@ -131,11 +151,11 @@ auto pool_state::take_from(stack_cache& cache) noexcept -> std::optional<std::ui
 void pool_state::keep_in(stack_cache& cache, std::uint32_t slot) noexcept {
   taken_[slot].store(0, std::memory_order_relaxed);
   auto& hand = *cache.hand;
-  if (!hand.is_of(this)) {
+  if (!is_in(hand)) {
     cache.push(slot);
     return;
   }
-  if (hand.is_free()) {
+  if (is_free(hand)) {
     hand.free_of.store(&nobody, std::memory_order_relaxed);
     std::atomic_thread_fence(std::memory_order_release);
     cache.push(slot_of(hand.last));
@@ -179,7 +199,7 @@ public:
       found->pool.store(&pool, std::memory_order_relaxed);
       found->next_of_pool = std::exchange(pool.caches_, found);
     }
-    if (pool.shape_.is_plain && !at_hand.is_of(&pool)) {
+    if (pool.shape_.is_plain && !pool.is_in(at_hand)) {
       take_in_hand(pool);
     }
     return found;
@@ -188,7 +208,7 @@ public:
   // What was the thread's alone is everybody's.
   static void empty(pool_state& pool, stack_cache& cache) noexcept {
     pool.share(std::span{cache.slots}.first(cache.count.exchange(0)));
-    if (cache.hand->is_of(&pool) && cache.hand->free_of.exchange(&nobody) != &nobody) {
+    if (pool.is_in(*cache.hand) && cache.hand->free_of.exchange(&nobody) != &nobody) {
       auto const slot = pool.slot_of(cache.hand->last);
       pool.share({&slot, 1});
     }
@@ -201,7 +221,7 @@ public:
     }
     *link = cache.next_of_pool;
     empty(pool, cache);
-    if (cache.hand->is_of(&pool)) {
+    if (pool.is_in(*cache.hand)) {
       cache.hand->pool.store(&nobody, std::memory_order_relaxed);
     }
     cache.pool.store(&nobody, std::memory_order_relaxed);
@@ -213,7 +233,7 @@ public:
 private:
   static void take_in_hand(pool_state& pool) noexcept {
     auto& hand = at_hand;
-    if (hand.is_free()) {
+    if (is_free(hand)) {
       auto& former = *static_cast<pool_state*>(hand.pool.load(std::memory_order_relaxed));
       hand.free_of.store(&nobody, std::memory_order_relaxed);
       find_cache(&former)->push(former.slot_of(hand.last));
@@ -266,17 +286,18 @@ auto pool_state::make(stack_options const& options) -> result<std::unique_ptr<po
     return fail(ENOMEM, create_operation);
   }
   auto const threads = std::clamp<std::size_t>(options.capacity / 32, 4, most_threads);
+  auto const kept = (threads + 1) * stack_cache::most; // and one who trims
   auto const guards = options.guard == stack_guard::both ? 2U : 1U;
   constexpr auto address_space = std::uint64_t{1} << 47U;
   if (!stack || !guard || *stack > address_space || *guard > address_space || options.capacity > most_slots ||
-      options.capacity + (threads * stack_cache::most) > address_space / (*stack + (guards * *guard))) {
+      options.capacity + kept > address_space / (*stack + (guards * *guard))) {
     return fail(errc::invalid_options, create_operation, "so many stacks of that size are more than any address space");
   }
   shape const wanted{.stack = static_cast<std::size_t>(*stack),
                      .guard = static_cast<std::size_t>(*guard),
                      .high_guard = guards == 2 ? static_cast<std::size_t>(*guard) : 0,
                      .resident = std::min(static_cast<std::size_t>(*stack), options.resident_bytes / page * page),
-                     .slots = options.capacity + (threads * stack_cache::most),
+                     .slots = options.capacity + kept,
                      .caches = threads,
                      .scrubs = options.scrub,
                      .is_plain = !options.scrub && __asan_unpoison_memory_region == nullptr};
@@ -302,10 +323,11 @@ auto pool_state::make(stack_options const& options) -> result<std::unique_ptr<po
   if (!guarded) {
     return fail(guarded.error(), create_operation, "it is the first guard");
   }
-  if (made->added_mappings_ > 0 && 2 * wanted.slots > made->mappings_allowed_) {
+  if (made->added_mappings_ > 0 && made->mappings_to_come() > made->mappings_allowed_) {
+    auto const possible = made->mappings_allowed_ / 2;
     return fail(ENOMEM, create_operation,
-                "guards that are mappings need " + std::to_string(2 * wanted.slots) + ", and vm.max_map_count leaves " +
-                    std::to_string(made->mappings_allowed_));
+                "guards are two mappings for each stack here, and vm.max_map_count leaves as many as a capacity of " +
+                    std::to_string(possible - std::min(possible, kept)) + " needs");
   }
   made->next_ = std::exchange(all_pools, made.get());
   made->link_ = &all_pools;
@@ -333,7 +355,7 @@ pool_state::~pool_state() {
 
 auto pool_state::close() -> result<void> {
   std::scoped_lock const lock{all_pools_mutex};
-  if (auto const held = alive(); held > 0) {
+  if (auto const held = alive(fresh_); held > 0) {
     return fail(errc::in_use, "close a pool of stacks", std::to_string(held) + " of its stacks are alive");
   }
   while (caches_ != nullptr) {
@@ -371,7 +393,7 @@ auto pool_state::take_slowly() -> result<std::uint32_t> {
       cache->push(free_.back());
       free_.pop_back();
     }
-    if (at_hand.is_of(this)) {
+    if (is_in(at_hand)) {
       at_hand.last = in_hand(*slot);
     }
   }
@@ -386,7 +408,8 @@ auto pool_state::take_shared() -> result<std::uint32_t> {
     return slot;
   }
   if (fresh_ == shape_.slots) {
-    return fail(errc::reservation_exceeded, allocate_operation);
+    return fail(errc::reservation_exceeded, allocate_operation,
+                "all stacks of the pool are in use: give some back, or make it with a larger capacity");
   }
   auto const slot = static_cast<std::uint32_t>(fresh_);
   // Its low guard is there, with that of the slot below or from the beginning. Behind it is its high guard, and the low one of
@@ -400,13 +423,17 @@ auto pool_state::take_shared() -> result<std::uint32_t> {
 
 auto pool_state::install_guard(std::byte* at, std::size_t length) -> os::outcome<void> {
   auto done = os::retry([&] { return os::advise(at, length, os::advice_value::guard_install); });
-  if (done || done.error() != EINVAL) {
+  auto const is_unknown = [](int code) { return code == EINVAL || code == ENOSYS || code == EPERM || code == EACCES; };
+  if (done || !is_unknown(done.error())) {
     return done;
   }
-  // Linux before 6.13, or memory that is locked.
+  // Linux before 6.13, memory that is locked, or a filter of system calls.
   if (!has_counted_) {
     has_counted_ = true;
     mappings_allowed_ = count_mappings_left();
+    for (auto const* other = all_pools; other != nullptr; other = other->next_) {
+      mappings_allowed_ -= std::min(mappings_allowed_, other->mappings_to_come());
+    }
   }
   if (added_mappings_ + 2 > mappings_allowed_) {
     return std::unexpected(ENOMEM);
@@ -417,6 +444,9 @@ auto pool_state::install_guard(std::byte* at, std::size_t length) -> os::outcome
 }
 
 void pool_state::give_back(std::uint32_t slot) noexcept {
+  if (taken_[slot].load(std::memory_order_relaxed) != 1) [[unlikely]] {
+    die_of_giving_back(bottom_of(slot) + shape_.stack);
+  }
   if (__asan_unpoison_memory_region != nullptr) { // of frames that were never left
     __asan_unpoison_memory_region(bottom_of(slot), shape_.stack);
   }
@@ -457,13 +487,9 @@ void pool_state::share(std::span<std::uint32_t const> slots) noexcept {
 void pool_state::give_back(void* top) noexcept {
   auto const highest = reinterpret_cast<std::uintptr_t>(top) - reinterpret_cast<std::uintptr_t>(base_) - 1;
   auto const slot = highest / stride_;
-  auto const is_one = slot < shape_.slots && top == bottom_of(static_cast<std::uint32_t>(slot)) + shape_.stack &&
-                      taken_[slot].load(std::memory_order_relaxed) == 1;
+  auto const is_one = slot < shape_.slots && top == bottom_of(static_cast<std::uint32_t>(slot)) + shape_.stack;
   if (!is_one) [[unlikely]] {
-    // NOLINTNEXTLINE(modernize-use-std-print): libstdc++ 12 has none
-    std::fprintf(stderr, "fmmap: deallocate(%p): no stack of this pool that is in use has its top there\n", top);
-    std::fflush(stderr);
-    std::abort();
+    die_of_giving_back(top);
   }
   give_back(static_cast<std::uint32_t>(slot));
 }
@@ -488,31 +514,57 @@ void pool_state::scrub(std::uint32_t slot) const noexcept {
   std::memset(bottom_of(slot) + (shape_.stack - length), 0, length);
 }
 
+// A few at a time, which nobody can have meanwhile; others are not kept waiting.
 auto pool_state::trim() -> result<void> {
-  std::scoped_lock const lock{all_pools_mutex};
+  std::unique_lock lock{all_pools_mutex};
   if (auto* const cache = find_cache(this); cache != nullptr) {
     thread_stacks::empty(*this, *cache);
   }
-  for (auto const slot : free_) {
-    if (auto const done = release_memory(slot, 0); !done) {
-      return fail(done.error(), "trim a pool of stacks");
+  auto outcome = result<void>{};
+  std::array<std::uint32_t, stack_cache::most> few{};
+  auto left = free_.size();
+  for (std::size_t at = 0; left > 0 && at < free_.size();) {
+    auto const count = std::min({few.size(), left, free_.size() - at});
+    for (auto& slot : std::span{few}.first(count)) {
+      slot = std::exchange(free_[at], free_.back());
+      free_.pop_back();
     }
+    lock.unlock();
+    for (auto const slot : std::span{few}.first(count)) {
+      auto done = release_memory(slot, 0);
+      if (!done && done.error() == EINVAL) { // locked
+        done = os::advise(bottom_of(slot), shape_.stack, os::advice_value::dont_need_locked);
+      }
+      if (!done && outcome) {
+        outcome = fail(done.error(), "trim a pool of stacks");
+      }
+    }
+    lock.lock();
+    for (auto const slot : std::span{few}.first(count)) {
+      at = std::min(at, free_.size());
+      free_.push_back(slot);
+      std::swap(free_[at++], free_.back());
+    }
+    left -= count;
   }
-  return {};
+  return outcome;
 }
 
-auto pool_state::alive() const noexcept -> std::size_t {
+auto pool_state::alive(std::size_t used) const noexcept -> std::size_t {
   std::size_t count = 0;
-  for (std::size_t slot = 0; slot < fresh_; ++slot) {
+  for (std::size_t slot = 0; slot < used; ++slot) {
     count += taken_[slot].load(std::memory_order_relaxed);
   }
   return count;
 }
 
 auto pool_state::stats() const -> stack_stats {
-  std::scoped_lock const lock{all_pools_mutex};
-  auto const held = alive();
-  return {.alive = held, .cached = fresh_ - held, .slots = shape_.slots, .added_mappings = added_mappings_};
+  std::unique_lock lock{all_pools_mutex};
+  auto const used = fresh_;
+  auto const added = added_mappings_;
+  lock.unlock();
+  auto const held = alive(used);
+  return {.alive = held, .cached = used - held, .slots = shape_.slots, .added_mappings = added};
 }
 
 } // namespace fmmap

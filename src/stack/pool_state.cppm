@@ -98,15 +98,24 @@ private:
   // With the lock of all pools.
   [[nodiscard]] auto take_shared() -> result<std::uint32_t>;
   [[nodiscard]] auto install_guard(std::byte* at, std::size_t length) -> os::outcome<void>;
-  [[nodiscard]] auto alive() const noexcept -> std::size_t;
+  // That its guards may still need; none, as long as they are markers.
+  [[nodiscard]] auto mappings_to_come() const noexcept -> std::size_t {
+    return added_mappings_ == 0 ? 0 : (2 * shape_.slots) + 2 - added_mappings_;
+  }
   void share(std::span<std::uint32_t const> slots) noexcept;
 
+  [[nodiscard]] auto is_in(stack_at_hand const& hand) const noexcept -> bool {
+    return hand.pool.load(std::memory_order_relaxed) == this;
+  }
   [[nodiscard]] auto in_hand(std::uint32_t slot) const noexcept -> lent_stack {
     return {.top = bottom_of(slot) + shape_.stack, .taken = &taken_[slot]};
   }
   [[nodiscard]] auto slot_of(lent_stack const& one) const noexcept -> std::uint32_t {
     return static_cast<std::uint32_t>(one.taken - taken_.get());
   }
+
+  // Of the slots below `used`. Needs no lock.
+  [[nodiscard]] auto alive(std::size_t used) const noexcept -> std::size_t;
 
   // All but the `kept` bytes at the top.
   [[nodiscard]] auto release_memory(std::uint32_t slot, std::size_t kept) const noexcept -> os::outcome<void>;

@@ -216,6 +216,41 @@ BOOST_AUTO_TEST_CASE(keeps_little_when_its_thread_has_enough_of_them) {
   BOOST_TEST(all.back().high_water() == 0U);
 }
 
+BOOST_AUTO_TEST_CASE(leaves_memory_when_the_pool_is_trimmed_though_others_are_locked) {
+  auto pool = small_pool(64);
+  std::vector<stack> all;
+  for (int i = 0; i < 64; ++i) {
+    all.push_back(or_throw(pool.allocate()));
+    std::ranges::fill(bytes_of(all.back()), std::byte{1});
+  }
+  BOOST_TEST_REQUIRE(::mlock(all[20].bottom(), all[20].size()) == 0);
+  auto const slots = pool.stats().cached + 64;
+  all.clear();
+  or_throw(pool.trim());
+  for (std::size_t slot = 0; slot < slots; ++slot) {
+    for (std::size_t i = 0; i < 16; ++i) {
+      unsigned char is_there = 0;
+      BOOST_TEST_REQUIRE(::mincore(pool.bytes_of(slot).data() + (i * page), page, &is_there) == 0);
+      BOOST_TEST((is_there & 1U) == 0);
+    }
+  }
+  { // where locked memory cannot be released it is told when all else has been
+    for (int i = 0; i < 64; ++i) {
+      all.push_back(or_throw(pool.allocate()));
+      std::ranges::fill(bytes_of(all.back()), std::byte{1});
+    }
+    auto const refused = all[3].bottom();
+    armed const table;
+    std::uint64_t released = 0;
+    seam::observe([&](seam::observation const& one) { released += one.over && one.error == 0 ? 1 : 0; });
+    seam::fail(call::madvise, EINVAL, 2, 60);
+    all.clear();
+    (void)refused;
+    BOOST_TEST(fails(pool.trim(), std::errc::invalid_argument));
+    BOOST_TEST(released >= 64U);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(reads_as_zero_where_it_is_scrubbed) {
   auto pool = pool_of({.stack_size = 64 * 1024, .capacity = 4, .scrub = true});
   std::byte const* before = nullptr;
@@ -361,6 +396,31 @@ BOOST_AUTO_TEST_CASE(is_a_mapping_in_memory_that_is_locked) {
 BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(a_pool)
+
+// A filter of system calls may refuse what it does not know.
+BOOST_AUTO_TEST_CASE(is_a_mapping_where_markers_are_refused) {
+  for (int const error : {EPERM, ENOSYS, EACCES}) {
+    armed const table;
+    seam::fail(call::madvise, error);
+    auto pool = small_pool(8);
+    auto const one = or_throw(pool.allocate());
+    BOOST_TEST(pool.stats().added_mappings == 4U);
+    BOOST_TEST(faulting_slot(pool, [&] { store(one.bottom() - 1); }) == static_cast<int>(one.slot()));
+  }
+}
+
+// What one pool may still need is not there for the next one.
+BOOST_AUTO_TEST_CASE(that_is_a_mapping_is_promised_to_one_pool) {
+  armed const table;
+  seam::fail(call::madvise, EINVAL);
+  auto first = pool_of({.stack_size = page, .capacity = 15'000});
+  auto const second = stack_pool::create({.stack_size = page, .capacity = 15'000});
+  BOOST_TEST(fails(second, std::errc::not_enough_memory));
+  std::vector<stack> all;
+  for (int i = 0; i < 15'000; ++i) {
+    all.push_back(or_throw(first.allocate()));
+  }
+}
 
 BOOST_AUTO_TEST_CASE(has_two_hundred_thousand_stacks_in_one_mapping) {
   auto const before = maps_count();
@@ -530,6 +590,15 @@ BOOST_AUTO_TEST_CASE(what_is_nobodys_ends_the_program) {
     std::jthread{[&] { lender.deallocate(one); }}.join();
     lender.deallocate(one); // what this thread took last
   }));
+  for (bool const scrub : {false, true}) {
+    BOOST_TEST(dies_of(SIGABRT, [&] {
+      auto both = pool_of({.stack_size = 64 * 1024, .capacity = 8, .scrub = scrub});
+      stack_allocator<context> of_both{both};
+      auto const object = or_throw(both.allocate());
+      context same{.size = object.size(), .sp = object.top()};
+      of_both.deallocate(same);
+    }));
+  }
   lender.deallocate(one);
   BOOST_TEST(pool.stats().alive == 0U);
   std::vector<context> all;
