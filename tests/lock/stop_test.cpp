@@ -396,6 +396,67 @@ BOOST_AUTO_TEST_CASE(that_comes_with_the_limit_is_told_or_the_limit_is) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(that_came_before_the_release_is_told_where_it_is_looked_for_before_the_lock) {
+  taken_place behind{where::behind_a_thread};
+  for (int i = 0; i < 50; ++i) {
+    std::stop_source source;
+    auto wait = start_wait(behind.lock, exclusive, forever, source.get_token());
+    std::this_thread::sleep_for(std::chrono::microseconds{i * 10});
+    source.request_stop();
+    or_throw(behind.lock.release());
+    BOOST_TEST((wait.get() == outcome::stopped));
+    or_throw(behind.lock.acquire(exclusive));
+  }
+  taken_place polling{where::polling};
+  std::stop_source source;
+  seam::armed const table;
+  seam::observe([&](seam::observation const& what) {
+    if (what.which == call::clock_nanosleep && source.request_stop()) {
+      or_throw(polling.holder().release());
+    }
+  });
+  BOOST_TEST((outcome_of(polling.lock.acquire_for(exclusive, forever, source.get_token())) == outcome::stopped));
+  BOOST_TEST(polling.is_free());
+}
+
+BOOST_AUTO_TEST_CASE(that_comes_while_a_wait_goes_to_sleep_wakes_it) {
+  constexpr int rounds = thread_sanitized ? 2'000 : 20'000;
+  constexpr auto limit = 3s; // at which a wait that was not woken is over
+  taken_place here{where::behind_a_thread};
+  std::minstd_rand random{seed()};
+  std::optional<std::stop_source> source;
+  std::atomic<int> begun{0};
+  std::atomic<int> ended{0};
+  int others = 0;
+  steady::duration longest{};
+  {
+    std::jthread const waiter{[&] {
+      for (int i = 1; i <= rounds; ++i) {
+        while (begun.load() != i) {
+        }
+        auto const begin = steady::now();
+        auto const how = outcome_of(here.lock.acquire_for(exclusive, limit, source->get_token()));
+        longest = std::max(longest, steady::now() - begin);
+        others += how == outcome::stopped ? 0 : 1;
+        ended = i;
+      }
+    }};
+    for (int i = 1; i <= rounds; ++i) {
+      source.emplace();
+      begun = i;
+      for (unsigned volatile left = random() % 1000; left > 0; left = left - 1) {
+      }
+      source->request_stop();
+      while (ended.load() != i) {
+      }
+    }
+  }
+  std::cout << rounds << " stops of waits that begin: over " << std::chrono::nanoseconds{longest}.count() / 1000
+            << " us after they began at most\n";
+  BOOST_TEST(others == 0);
+  BOOST_TEST((longest < limit));
+}
+
 BOOST_AUTO_TEST_CASE(
     that_races_with_the_release_and_the_limit_has_one_outcome_and_the_lock_is_neither_lost_nor_had_twice) {
   constexpr int rounds = thread_sanitized ? 300 : 1000;
