@@ -22,8 +22,6 @@ module;
 #include <utility>
 #include <vector>
 
-#include <pthread.h>
-
 module fmmap.stack;
 
 import fmmap.core;
@@ -144,7 +142,8 @@ void pool_state::keep_in(stack_cache& cache, std::uint32_t slot) noexcept {
   hand.free_of.store(this, std::memory_order_release);
 }
 
-class thread_stacks {
+// Hidden, as `os::at_fork` wants it.
+class [[gnu::visibility("hidden")]] thread_stacks {
 public:
   ~thread_stacks() {
     std::scoped_lock const lock{all_pools_mutex};
@@ -226,7 +225,7 @@ private:
 
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
   static auto watch_forks() noexcept -> int {
-    return ::pthread_atfork(
+    return os::at_fork(
         +[] { all_pools_mutex.lock(); }, +[] { all_pools_mutex.unlock(); },
         +[] {
           for (auto* pool = all_pools; pool != nullptr; pool = pool->next_) {
