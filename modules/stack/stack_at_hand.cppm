@@ -57,6 +57,7 @@ struct stack_at_hand {
   }
 };
 
-inline constinit thread_local stack_at_hand at_hand;
+// Hidden, so that it is of one copy of fmmap, as pools are, where shared libraries of a program have several.
+[[gnu::visibility("hidden")]] inline constinit thread_local stack_at_hand at_hand;
 
 } // namespace fmmap
