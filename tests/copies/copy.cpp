@@ -81,6 +81,11 @@ extern "C" auto FMMAP_USE(bool in_child) noexcept -> char const* {
   static std::string wrong;
   try {
     static objects kept;
+    {
+      objects fresh;
+      use_all(fresh);
+    }
+    // Last, so that the thread has some of their memory and stacks for itself when another copy goes on.
     if (in_child) {
       auto const locked = kept.lock.try_acquire(fmmap::lock_mode::shared);
       check(!locked && locked.error() == fmmap::errc::forked, "a lock has come along into a child");
@@ -90,8 +95,6 @@ extern "C" auto FMMAP_USE(bool in_child) noexcept -> char const* {
     } else {
       use_all(kept);
     }
-    objects fresh;
-    use_all(fresh);
     return nullptr;
   } catch (std::exception const& e) {
     wrong = e.what();
