@@ -19,11 +19,10 @@ module;
 #include <utility>
 #include <vector>
 
-#include <pthread.h>
-
 module fmmap.alloc;
 
 import fmmap.core;
+import fmmap.os;
 
 namespace fmmap::alloc {
 
@@ -46,8 +45,8 @@ void unlink_from_owner(magazines& which) noexcept {
 } // namespace
 
 // All allocators of the process, and with them all magazines: what threads, allocators and forks do to each other's passes
-// here. Its lock comes before theirs.
-class registry {
+// here. Its lock comes before theirs. Hidden, as `os::at_fork` wants it.
+class [[gnu::visibility("hidden")]] registry {
 public:
   [[nodiscard]] static auto add(allocator& one) noexcept -> int {
     std::scoped_lock const lock{all};
@@ -141,7 +140,7 @@ private:
 
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
   static auto watch_forks() noexcept -> int {
-    return ::pthread_atfork(
+    return os::at_fork(
         +[] {
           all.lock();
           for_all([](allocator& one) { one.lock_all(); });

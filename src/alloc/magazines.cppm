@@ -37,6 +37,8 @@ struct known_magazines {
 };
 
 inline constexpr std::size_t known_count = 32;
-inline constinit thread_local std::array<known_magazines, known_count> known{};
+
+// Numbers are of one copy of fmmap, of which a program may have several: hidden, for the dynamic linker would make one of all.
+[[gnu::visibility("hidden")]] inline constinit thread_local std::array<known_magazines, known_count> known{};
 
 } // namespace fmmap::alloc

@@ -24,8 +24,6 @@ module;
 #include <utility>
 #include <vector>
 
-#include <pthread.h>
-
 module fmmap.exec;
 
 import fmmap.alloc;
@@ -136,7 +134,8 @@ void guards::advance() noexcept {
 
 // --- All arenas, for a fork -------------------------------------------------------------------------------------------------
 
-class open_arenas {
+// Hidden, as `os::at_fork` wants it.
+class [[gnu::visibility("hidden")]] open_arenas {
 public:
   static void add(arena_state& one) {
     std::scoped_lock const lock{mutex};
@@ -165,7 +164,7 @@ public:
 private:
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
   static auto watch_forks() noexcept -> int {
-    return ::pthread_atfork(
+    return os::at_fork(
         +[] {
           mutex.lock();
           debugger::lock();

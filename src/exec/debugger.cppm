@@ -12,7 +12,8 @@ module fmmap.exec:debugger;
 namespace fmmap {
 
 // The functions of an arena among all that a debugger is told of in a process: each is an object file in memory with one symbol.
-class debugger {
+// Hidden, as `os::at_fork` wants it.
+class [[gnu::visibility("hidden")]] debugger {
 public:
   debugger();
   debugger(debugger const&) = delete;

@@ -76,8 +76,8 @@ void pause(unsigned times) noexcept {
 
 } // namespace
 
-// All locks of the process, for a fork: the child closes them, so that they end with the parent.
-class open_locks {
+// All locks of the process, for a fork: the child closes them, so that they end with the parent. Hidden: see os::at_fork.
+class [[gnu::visibility("hidden")]] open_locks {
 public:
   // Opens what `open` opens and notes it, in one step as a fork sees it.
   template <class Open>
@@ -117,7 +117,7 @@ public:
 private:
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
   static auto watch_forks() noexcept -> int {
-    return ::pthread_atfork(
+    return os::at_fork(
         +[] { mutex.lock(); }, +[] { mutex.unlock(); },
         +[] {
           forget_all();

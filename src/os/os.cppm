@@ -10,6 +10,7 @@ export module fmmap.os;
 
 export import :calls;
 export import :faults;
+export import :fork;
 export import :interruption;
 export import :invoke;
 export import :mappings;

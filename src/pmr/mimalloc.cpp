@@ -29,8 +29,6 @@ module;
 
 #include <mimalloc.h>
 
-#include <pthread.h>
-
 module fmmap.pmr.mimalloc;
 
 import fmmap.core;
@@ -296,7 +294,7 @@ public:
 private:
   // A fork waits for whoever uses a heap, so that the child has all of them in one piece.
   static void watch_forks() {
-    static auto const watching = ::pthread_atfork(
+    static auto const watching = os::at_fork(
         +[] {
           mutex().lock();
           for (auto const& one : ranges()) {

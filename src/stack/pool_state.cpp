@@ -22,8 +22,6 @@ module;
 #include <utility>
 #include <vector>
 
-#include <pthread.h>
-
 module fmmap.stack;
 
 import fmmap.core;
@@ -37,8 +35,10 @@ extern "C" [[gnu::weak]] void __asan_unpoison_memory_region(void const volatile*
 
 namespace fmmap {
 
-// Under the name by which modules/stack/this_hand_x86_64.cppm has it.
-[[gnu::tls_model("initial-exec")]] constinit thread_local stack_at_hand at_hand asm("fmmap_stack_at_hand");
+// Under the name by which modules/stack/this_hand_x86_64.cppm has it. Hidden, so that it is of one copy of fmmap, as pools are, where
+// shared libraries of a program have several.
+[[gnu::tls_model("initial-exec"),
+  gnu::visibility("hidden")]] constinit thread_local stack_at_hand at_hand asm("fmmap_stack_at_hand");
 
 namespace {
 
@@ -164,7 +164,8 @@ void pool_state::keep_in(stack_cache& cache, std::uint32_t slot) noexcept {
   hand.free_of.store(this, std::memory_order_release);
 }
 
-class thread_stacks {
+// Hidden, as `os::at_fork` wants it.
+class [[gnu::visibility("hidden")]] thread_stacks {
 public:
   ~thread_stacks() {
     std::scoped_lock const lock{all_pools_mutex};
@@ -246,7 +247,7 @@ private:
 
   // Registered before the program begins: a fork during a registration would leave the child with one half done.
   static auto watch_forks() noexcept -> int {
-    return ::pthread_atfork(
+    return os::at_fork(
         +[] { all_pools_mutex.lock(); }, +[] { all_pools_mutex.unlock(); },
         +[] {
           for (auto* pool = all_pools; pool != nullptr; pool = pool->next_) {
