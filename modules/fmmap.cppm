@@ -6,3 +6,4 @@ export import fmmap.lock;
 export import fmmap.pmr;
 export import fmmap.exec;
 export import fmmap.stack;
+export import fmmap.async;

@@ -101,6 +101,31 @@ inline constexpr std::array<std::string_view, 55> call_names{
 };
 static_assert(!call_names.back().empty());
 
+// Whether a call may wait for a device, for memory to be written back, or for somebody else: such a call is not made on a thread
+// that must not block. The others ask the kernel for what it knows, or change its tables.
+constexpr auto may_block(call c) noexcept -> bool {
+  switch (c) {
+  case call::mmap:
+  case call::mremap:
+  case call::mprotect:
+  case call::mincore:
+  case call::getrlimit:
+  case call::cachestat:
+  case call::sigaction:
+  case call::timer_create:
+  case call::timer_settime:
+  case call::timer_delete:
+  case call::pthread_sigmask:
+  case call::sched_yield:
+  case call::userfaultfd:
+  case call::uname:
+  case call::membarrier:
+    return false;
+  default:
+    return true;
+  }
+}
+
 // What a call makes durable: a file, a part of it, or a range of memory.
 struct subject {
   int descriptor = -1;

@@ -23,10 +23,10 @@ namespace {
 
 std::filesystem::path const sources{FMMAP_SOURCE_DIR};
 
-// The functions of an interface unit that return a result, as "class::function" or "function". The layout that
+// The functions of an interface unit that return a result or an operation, as "class::function" or "function". The layout that
 // .clang-format keeps is relied on: what is declared at namespace scope starts its line.
 void collect(std::filesystem::path const& unit, std::set<std::string>& functions) {
-  static std::regex const function{R"(auto (\w+)\([^;]*\)[\w &]*-> result<)"};
+  static std::regex const function{R"(auto (\w+)\([^;]*\)[\w &]*-> (?:result|operation)<)"};
   static std::regex const type{R"(^(class|struct) (?:\[\[\w+\]\] )?(\w+).*\{$)"};
   static std::regex const pure{R"(= 0;$)"};
   std::istringstream text{read_back(unit)};
@@ -154,8 +154,9 @@ BOOST_AUTO_TEST_CASE(calls_what_its_scenarios_say) {
   for (auto const& scenario : all) {
     for (auto const& call : scenario.calls) {
       BOOST_TEST(functions.contains(call), scenario.scenario << " is about " << call << ", which does not exist");
-      BOOST_TEST(std::regex_search(scenario.text, std::regex{R"((\.|::))" + last_component(call) + R"((<[^(]*>)?\()"}),
-                 scenario.scenario << " does not call " << call);
+      auto const name = last_component(call);
+      auto const use = name == "await_resume" ? "co_await " : R"((\.|::))" + name + R"((<[^(]*>)?\()";
+      BOOST_TEST(std::regex_search(scenario.text, std::regex{use}), scenario.scenario << " does not call " << call);
     }
   }
 }

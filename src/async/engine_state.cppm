@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <expected>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+// What an io_engine is. Implementation units only.
+module fmmap.async:engine_state;
+
+import fmmap.core;
+import fmmap.os;
+import :io_engine;
+import :operation;
+
+namespace fmmap {
+
+// Requests in the order of their arrival, from which any may be taken out.
+class request_queue {
+public:
+  [[nodiscard]] auto empty() const noexcept -> bool { return first_ == nullptr; }
+  [[nodiscard]] auto size() const noexcept -> std::size_t { return size_; }
+  void push(request& one) noexcept;
+  void remove(request& one) noexcept;
+  [[nodiscard]] auto pop() noexcept -> request&;
+
+  // The first of which that is so; null when there is none.
+  template <class Predicate>
+  [[nodiscard]] auto find(Predicate is_so) const -> request* {
+    auto* one = first_;
+    while (one != nullptr && !is_so(*one)) {
+      one = next_of(*one);
+    }
+    return one;
+  }
+
+private:
+  [[nodiscard]] static auto next_of(request const& one) noexcept -> request*;
+
+  request* first_ = nullptr;
+  request* last_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+class engine_state : public std::enable_shared_from_this<engine_state> {
+public:
+  [[nodiscard]] static auto make(engine_options const& options) -> result<std::shared_ptr<engine_state>>;
+
+  [[nodiscard]] auto kind() const noexcept -> engine_kind { return engine_kind::threads; }
+
+  [[nodiscard]] auto start(request& one, completion then) -> bool;
+  [[nodiscard]] auto drop(request& one) noexcept -> bool;
+  void stop(request& one) noexcept;
+
+  // Ends it, and does not wait for that on one of its own threads. In a child nothing is to end.
+  void close() noexcept;
+  [[nodiscard]] auto is_closed() const noexcept -> bool { return is_closing_.load(std::memory_order_relaxed); }
+  [[nodiscard]] auto is_forked() const noexcept -> bool { return os::process_id() != process_; }
+
+  engine_state(unsigned threads, unsigned lock_threads) noexcept
+      : most_workers_{threads}, most_waiting_{lock_threads} {}
+
+private:
+  using lock = std::unique_lock<std::mutex>;
+
+  // Threads, until the engine is closed.
+  void work() noexcept;
+  void resume_all() noexcept;
+  void wait_for_one(request& one) noexcept; // ends with that
+
+  // With the lock.
+  [[nodiscard]] auto call_worker() noexcept -> result<void>;
+  void begin(request& one) noexcept;
+  void let_wait(request& one) noexcept;
+  [[nodiscard]] auto wait_elsewhere(request& one) noexcept -> result<void>;
+  void end(lock& held, request& one) noexcept; // may release it for a moment
+  void be_done(request& one) noexcept;
+  void refuse(request& one, error why) noexcept;
+  void stop_running(lock& held, request& one) noexcept; // likewise
+  [[nodiscard]] auto is_quiet() const noexcept -> bool;
+
+  int const process_ = os::process_id();
+  unsigned const most_workers_;
+  unsigned const most_waiting_; // threads
+
+  std::mutex mutex_; // of all that follows
+  std::condition_variable asked_;
+  std::condition_variable finished_;
+  std::condition_variable changed_; // for who drops a request, or closes
+  request_queue queued_;
+  request_queue queued_to_wait_;
+  request_queue running_;
+  request_queue done_;
+  std::size_t idle_ = 0;                // workers
+  unsigned waiting_ = 0;                // threads of their own
+  std::atomic<bool> is_closing_{false}; // written with the lock
+  std::vector<std::thread> threads_;    // the one that resumes, and workers
+};
+
+} // namespace fmmap

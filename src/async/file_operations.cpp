@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <chrono>
+#include <cstddef>
+#include <exception>
+#include <expected>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <utility>
+
+module fmmap.async;
+
+import fmmap.core;
+import fmmap.lock;
+
+namespace fmmap {
+
+namespace {
+
+// A lock that nobody will be told of is released.
+class lock_acquisition final : public request_for<bool> {
+public:
+  lock_acquisition(io_engine const& engine, file_lock& lock, lock_mode mode, wait_for limit,
+                   std::stop_token stop) noexcept
+      : request_for{operation_access::state_of(engine), std::move(stop), true},
+        lock_{lock},
+        mode_{mode},
+        limit_{limit} {}
+
+private:
+  auto perform(bool may_wait, std::stop_token const& stop) noexcept -> progress override {
+    try {
+      if (may_wait) {
+        outcome_ = lock_.acquire_for(mode_, rest_of_limit(), stop);
+        return progress::done;
+      }
+      began_ = clock::now();
+      outcome_ = lock_.try_acquire(mode_);
+      auto const is_over = !*outcome_ || **outcome_ || limit_ == no_wait;
+      return is_over ? progress::done : progress::has_to_wait;
+    } catch (...) {
+      thrown_ = std::current_exception();
+      return progress::done;
+    }
+  }
+
+  void drop() noexcept override {
+    if (outcome_ && *outcome_ && **outcome_) {
+      lock_.unlock();
+    }
+    request_for::drop();
+  }
+
+  [[nodiscard]] auto rest_of_limit() const noexcept -> wait_for {
+    return limit_ == forever ? forever : wait_for{limit_.limit() - (clock::now() - began_)};
+  }
+
+  using clock = std::chrono::steady_clock;
+  file_lock& lock_;
+  lock_mode const mode_;
+  wait_for const limit_;
+  clock::time_point began_;
+};
+
+} // namespace
+
+auto run_staged(io_engine const& engine, result<flush_job> job, std::stop_token stop) -> operation<durability> {
+  if (!job) {
+    return operation<durability>{std::move(job).error()};
+  }
+  return async_call(engine, [job = *std::move(job)]() mutable { return job.run(); }, std::move(stop));
+}
+
+auto async_open(io_engine const& engine, std::filesystem::path path, read_options options, std::stop_token stop)
+    -> operation<mapped_file> {
+  return async_call(
+      engine, [path = std::move(path), options] { return mapped_file::open(path, options); }, std::move(stop));
+}
+
+auto async_open_mutable(io_engine const& engine, std::filesystem::path path, write_options options,
+                        std::stop_token stop) -> operation<mutable_mapped_file> {
+  return async_call(
+      engine, [path = std::move(path), options] { return mutable_mapped_file::open(path, options); }, std::move(stop));
+}
+
+auto async_create(io_engine const& engine, std::filesystem::path path, write_options options, std::stop_token stop)
+    -> operation<mutable_mapped_file> {
+  return async_call(
+      engine, [path = std::move(path), options] { return mutable_mapped_file::create(path, options); },
+      std::move(stop));
+}
+
+auto async_lock(io_engine const& engine, file_lock& lock, lock_mode mode, wait_for limit, std::stop_token stop)
+    -> operation<bool> {
+  return operation<bool>{std::make_shared<lock_acquisition>(engine, lock, mode, limit, std::move(stop))};
+}
+
+auto async_replace(io_engine const& engine, std::filesystem::path path, std::size_t size,
+                   std::function<void(std::span<std::byte>)> fill, replace_options options, std::stop_token stop)
+    -> operation<void> {
+  return async_call(
+      engine,
+      [path = std::move(path), size, fill = std::move(fill), options] {
+        return replace_file(path, size, fill, options);
+      },
+      std::move(stop));
+}
+
+auto async_copy(io_engine const& engine, file const& from, std::filesystem::path to, clone_options options,
+                std::stop_token stop) -> operation<clone_method> {
+  return call_with_object<clone_method>(
+      engine, [&from, to = std::move(to), options] { return from.clone_to(to, options); }, std::move(stop));
+}
+
+} // namespace fmmap
