@@ -11,7 +11,6 @@ module;
 #include <span>
 #include <stop_token>
 #include <string>
-#include <type_traits>
 #include <utility>
 
 export module fmmap.async:file_operations;
@@ -137,8 +136,8 @@ template <class File>
 template <class Object>
   requires requires(Object& object) {
     { object.close() } -> std::same_as<result<void>>;
-  } && (!std::is_reference_v<Object>)
-[[nodiscard]] auto async_close(io_engine const& engine, Object&& object) -> operation<void> {
+  }
+[[nodiscard]] auto async_close(io_engine const& engine, Object object) -> operation<void> {
   return async_call(engine, [mine = std::move(object)]() mutable { return mine.close(); });
 }
 

@@ -125,15 +125,15 @@ public:
 private:
   auto perform(bool /*may_wait*/, std::stop_token const& /*stop*/) noexcept -> progress override {
     try {
-      this->outcome_ = std::invoke(*function_);
+      auto mine = std::move(function_); // what it has goes here, and not where it is waited for
+      this->outcome_ = std::invoke(mine);
     } catch (...) {
       this->thrown_ = std::current_exception();
     }
-    function_.reset(); // what it has goes here, and not where it is waited for
     return progress::done;
   }
 
-  std::optional<Function> function_;
+  Function function_;
 };
 
 template <class Result>

@@ -35,7 +35,7 @@ public:
       [[nodiscard]] auto await_ready() const noexcept -> bool { return false; }
       [[nodiscard]] auto await_suspend(std::coroutine_handle<promise_type> ended) const noexcept
           -> std::coroutine_handle<> {
-        return ended.promise().teller_->is_over(); // the errand may be gone from here on
+        return ended.promise().teller->is_over(); // the errand may be gone from here on
       }
       void await_resume() const noexcept {}
     };
@@ -45,10 +45,10 @@ public:
     auto initial_suspend() const noexcept -> std::suspend_always { return {}; }
     auto final_suspend() const noexcept -> tell { return {}; }
     void return_void() const noexcept {}
-    void unhandled_exception() noexcept { thrown_ = std::current_exception(); }
+    void unhandled_exception() noexcept { thrown = std::current_exception(); }
 
-    Teller* teller_ = nullptr;
-    std::exception_ptr thrown_;
+    Teller* teller = nullptr;
+    std::exception_ptr thrown;
   };
 
   errand(errand&& other) noexcept : frame_{std::exchange(other.frame_, nullptr)} {}
@@ -60,12 +60,12 @@ public:
   }
 
   void run(Teller& teller) const {
-    frame_.promise().teller_ = &teller;
+    frame_.promise().teller = &teller;
     frame_.resume();
   }
   void rethrow() const {
-    if (frame_.promise().thrown_) {
-      std::rethrow_exception(frame_.promise().thrown_);
+    if (frame_.promise().thrown) {
+      std::rethrow_exception(frame_.promise().thrown);
     }
   }
 

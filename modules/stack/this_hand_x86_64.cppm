@@ -4,6 +4,7 @@ module;
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 // The calling thread's stack_at_hand, which src/stack/pool_state.cpp defines.
 //
@@ -24,7 +25,7 @@ namespace fmmap::this_hand {
 
 template <class Value, std::size_t Member>
 [[nodiscard]] inline auto load(std::ptrdiff_t at) noexcept -> Value {
-  static_assert(sizeof(Value) == 8);
+  static_assert(std::is_pointer_v<Value> || std::is_same_v<Value, std::size_t>);
   Value value;
   asm volatile("movq %%fs:%c2(%1), %0" : "=r"(value) : "r"(at), "i"(Member) : "memory");
   return value;

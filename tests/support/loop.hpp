@@ -10,11 +10,9 @@
 class loop {
 public:
   void post(std::coroutine_handle<> next) noexcept {
-    {
-      std::scoped_lock const lock{mutex_};
-      ready_.push_back(next);
-    }
-    posted_.notify_one();
+    std::scoped_lock const lock{mutex_};
+    ready_.push_back(next);
+    posted_.notify_one(); // with the lock: the queue may go as soon as somebody has what was posted
   }
 
   [[nodiscard]] auto is_posted() -> bool {
