@@ -56,6 +56,7 @@ struct destination : std::enable_shared_from_this<destination<Executor>> {
   std::coroutine_handle<> waiting;
   std::coroutine_handle<> messenger_frame;
   std::atomic<bool> is_dropped{false};
+  std::atomic<bool> is_posted{false};
 };
 
 template <class Executor>
@@ -73,7 +74,7 @@ export namespace fmmap {
 /// An operation whose coroutine goes on where `Executor` resumes it.
 ///
 /// A coroutine that awaits it may be dropped on the executor's thread at any time, also between the end of the operation and its
-/// resumption.
+/// resumption: what has been posted by then is a handle that does nothing when it is resumed, and nothing is posted later.
 template <class Executor, class T>
 class [[nodiscard]] resumed_operation {
 public:
@@ -86,6 +87,8 @@ public:
       to_->is_dropped.store(true, std::memory_order_release);
       if (operation_.drop()) {
         to_->messenger_frame.destroy();
+      } else {
+        to_->is_posted.wait(false, std::memory_order_acquire); // the executor may go after the coroutine
       }
     }
   }
@@ -112,6 +115,8 @@ private:
   static void post(void* argument) noexcept {
     auto const to = static_cast<destination<Executor>*>(argument)->shared_from_this();
     to->on.post(to->messenger_frame);
+    to->is_posted.store(true, std::memory_order_release);
+    to->is_posted.notify_all();
   }
 
   operation<T> operation_;
