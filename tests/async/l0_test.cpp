@@ -136,8 +136,8 @@ BOOST_AUTO_TEST_CASE(an_operation_tells_and_the_engine_goes_on) {
   // What the system keeps for the next threads is there before anything is counted.
   ::mallopt(M_ARENA_MAX, 1);
   {
-    std::vector<std::jthread> some;
     std::latch all{4};
+    std::vector<std::jthread> some;
     for (int i = 0; i < 4; ++i) {
       some.emplace_back([&] { all.arrive_and_wait(); });
     }

@@ -356,8 +356,8 @@ BOOST_AUTO_TEST_CASE(while_it_waits_for_its_turn_ends_it) {
   for (auto const& kind : all_kinds) {
     BOOST_TEST_CONTEXT(kind.name) {
       auto const a = std::make_unique<asked>();
+      std::atomic<bool> go_on{false}; // used by what goes on when it has been dropped
       auto const engine = engine_of({.threads = 1});
-      std::atomic<bool> go_on{false};
       auto busy = fmmap::async_call(engine, [&]() -> fmmap::result<void> {
         go_on.wait(false);
         return {};
@@ -401,7 +401,6 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_between_before_and_after) {
       auto const a = std::make_unique<asked>();
       auto const descriptors = open_descriptors();
       auto const step = [&](std::uint64_t at) { // whether it was dropped before its end
-        auto const engine = engine_of({.threads = 1});
         loop executor;
         a->executor = &executor;
         std::atomic<std::uint64_t> made{0};
@@ -412,6 +411,7 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_between_before_and_after) {
             go_on.wait(false);
           }
         });
+        auto const engine = engine_of({.threads = 1}); // whose threads use what is above
         auto const outer = [&]() -> task<> { (void)co_await kind.ask(engine, *a, {}); };
         std::jthread release;
         auto dropped = outer();
