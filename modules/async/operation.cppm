@@ -112,6 +112,16 @@ protected:
     outcome_.reset();
   }
 
+  // Makes what a function returns or throws the outcome.
+  template <class Function>
+  void attempt(Function function) noexcept {
+    try {
+      outcome_ = function();
+    } catch (...) {
+      thrown_ = std::current_exception();
+    }
+  }
+
   std::optional<result<T>> outcome_;
   std::exception_ptr thrown_;
 };
@@ -124,12 +134,10 @@ public:
 
 private:
   auto perform(bool /*may_wait*/, std::stop_token const& /*stop*/) noexcept -> progress override {
-    try {
+    this->attempt([this] {
       auto mine = std::move(function_); // what it has goes here, and not where it is waited for
-      this->outcome_ = std::invoke(mine);
-    } catch (...) {
-      this->thrown_ = std::current_exception();
-    }
+      return std::invoke(mine);
+    });
     return progress::done;
   }
 
@@ -173,7 +181,7 @@ public:
   [[nodiscard]] auto await_ready() const noexcept -> bool { return !request_; }
   [[nodiscard]] auto await_suspend(std::coroutine_handle<> waiting) -> bool {
     auto const resume = [](void* frame) noexcept { std::coroutine_handle<>::from_address(frame).resume(); };
-    return operation_access::start(*request_, {.call = resume, .argument = waiting.address()});
+    return start(resume, waiting.address());
   }
   /// Throws what a function of the program's has thrown.
   [[nodiscard]] auto await_resume() -> result<T> {

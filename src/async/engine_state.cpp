@@ -317,7 +317,7 @@ void engine_state::stop(request& one) noexcept {
     one.is_stopped_ = true;
     return;
   case request::phase::waiting:
-    (one.has_to_wait_ ? queued_to_wait_ : queued_).remove(one);
+    queue_of(one).remove(one);
     refuse(one, canceled());
     return;
   case request::phase::running:
@@ -359,7 +359,7 @@ auto engine_state::drop(request& one) noexcept -> bool {
       return false;
     }
     if (one.phase_ == request::phase::waiting) {
-      (one.has_to_wait_ ? queued_to_wait_ : queued_).remove(one);
+      queue_of(one).remove(one);
     } else if (one.phase_ == request::phase::done) {
       done_.remove(one);
     }

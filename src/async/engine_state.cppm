@@ -83,6 +83,10 @@ private:
   void refuse(request& one, error why) noexcept;
   void stop_running(lock& held, request& one) noexcept; // likewise
   [[nodiscard]] auto is_quiet() const noexcept -> bool;
+  // Where it waits for its turn.
+  [[nodiscard]] auto queue_of(request const& one) noexcept -> request_queue& {
+    return one.has_to_wait_ ? queued_to_wait_ : queued_;
+  }
 
   int const process_ = os::process_id();
   unsigned const most_workers_;

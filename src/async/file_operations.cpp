@@ -3,7 +3,6 @@ module;
 
 #include <chrono>
 #include <cstddef>
-#include <exception>
 #include <expected>
 #include <filesystem>
 #include <functional>
@@ -34,19 +33,14 @@ public:
 
 private:
   auto perform(bool may_wait, std::stop_token const& stop) noexcept -> progress override {
-    try {
-      if (may_wait) {
-        outcome_ = lock_.acquire_for(mode_, rest_of_limit(), stop);
-        return progress::done;
-      }
-      began_ = clock::now();
-      outcome_ = lock_.try_acquire(mode_);
-      auto const is_over = !*outcome_ || **outcome_ || limit_ == no_wait;
-      return is_over ? progress::done : progress::has_to_wait;
-    } catch (...) {
-      thrown_ = std::current_exception();
+    if (may_wait) {
+      attempt([&] { return lock_.acquire_for(mode_, rest_of_limit(), stop); });
       return progress::done;
     }
+    began_ = clock::now();
+    attempt([&] { return lock_.try_acquire(mode_); });
+    auto const is_over = !outcome_ || !*outcome_ || **outcome_ || limit_ == no_wait; // what was thrown is no outcome
+    return is_over ? progress::done : progress::has_to_wait;
   }
 
   void drop() noexcept override {

@@ -25,6 +25,7 @@
 
 #include <pthread.h>
 
+#include "support/engines.hpp"
 #include "support/loop.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
@@ -32,20 +33,16 @@
 
 import fmmap.async;
 import fmmap.core;
-import fmmap.os;
 
-using fmmap::durability;
 using fmmap::engine_kind;
 using fmmap::errc;
 using fmmap::io_engine;
-using fmmap::mutable_mapped_file;
 using fmmap::operation;
 using fmmap::or_throw;
 using fmmap::sync_wait;
 using fmmap::task;
 using fmmap::when_all;
 using namespace std::chrono_literals;
-namespace seam = fmmap::os::seam;
 
 static_assert(fmmap::executor<loop>);
 static_assert(!fmmap::executor<int>);
@@ -55,14 +52,7 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
-auto engine_of(fmmap::engine_options options = {}) -> io_engine { return or_throw(io_engine::create(options)); }
-
 auto nothing() -> fmmap::result<void> { return {}; }
-
-template <class T>
-auto awaited(operation<T> what) -> fmmap::result<T> {
-  return sync_wait(std::move(what));
-}
 
 } // namespace
 
@@ -298,7 +288,7 @@ BOOST_AUTO_TEST_CASE(is_where_a_coroutine_goes_on) {
     is_done = true;
   };
   auto running = work();
-  running.await_suspend(std::noop_coroutine()).resume();
+  begin(running);
   while (!is_done) {
     executor.run_one();
   }

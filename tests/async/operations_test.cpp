@@ -29,6 +29,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "support/engines.hpp"
 #include "support/loop.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
@@ -59,13 +60,6 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
-auto engine_of(fmmap::engine_options options = {}) -> io_engine { return or_throw(io_engine::create(options)); }
-
-auto open_descriptors() -> std::size_t {
-  std::filesystem::directory_iterator const all{"/proc/self/fd"};
-  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
-}
-
 // Whether that is so before long.
 template <class Predicate>
 auto becomes(Predicate is_so) -> bool {
@@ -73,11 +67,6 @@ auto becomes(Predicate is_so) -> bool {
     std::this_thread::sleep_for(1ms);
   }
   return is_so();
-}
-
-template <class T>
-auto awaited(operation<T> what) -> fmmap::result<T> {
-  return sync_wait(std::move(what));
 }
 
 // One of everything that an engine does with files, on what it needs; each leaves things so that it can be done again.
@@ -88,7 +77,6 @@ struct asked {
   mutable_mapped_file mapped =
       or_throw(mutable_mapped_file::create(folder / "mapped.bin", {.size = page, .reserve = 64 * page}));
   fmmap::persistent_heap heap = or_throw(fmmap::persistent_heap::open_or_create(folder / "state.heap"));
-  fmmap::file_lock lock = or_throw(fmmap::file_lock::create(opened, whole, fmmap::lock_kind::flock));
   std::atomic<int> number{0};
   loop* executor = nullptr; // where to go on, instead of the engine's thread
 
@@ -399,7 +387,7 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_between_before_and_after) {
   for (auto const& kind : all_kinds) {
     BOOST_TEST_CONTEXT(kind.name) {
       auto const a = std::make_unique<asked>();
-      auto const descriptors = open_descriptors();
+      auto const descriptors = descriptor_count();
       auto const step = [&](std::uint64_t at) { // whether it was dropped before its end
         loop executor;
         a->executor = &executor;
@@ -415,7 +403,7 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_between_before_and_after) {
         auto const outer = [&]() -> task<> { (void)co_await kind.ask(engine, *a, {}); };
         std::jthread release;
         auto dropped = outer();
-        dropped.await_suspend(std::noop_coroutine()).resume();
+        begin(dropped);
         BOOST_TEST_REQUIRE(becomes([&] { return made >= at || executor.is_posted(); }));
         auto const is_over = executor.is_posted();
         release = std::jthread{[&] { // dropping may wait for it
@@ -442,7 +430,7 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_between_before_and_after) {
           BOOST_TEST(!entry.path().filename().string().starts_with(".")); // of a replacement that was not finished
         }
       }
-      BOOST_TEST(open_descriptors() <= descriptors + 1); // the journal of the heap
+      BOOST_TEST(descriptor_count() <= descriptors + 1); // the journal of the heap
     }
   }
 }
@@ -456,15 +444,15 @@ BOOST_AUTO_TEST_CASE(one_that_is_over_and_not_yet_resumed_resumes_nobody) {
     auto const got = co_await fmmap::resume_on(executor, fmmap::async_create(engine, folder / "a", {.size = page}));
     resumed = got.has_value();
   };
-  auto const descriptors = open_descriptors();
+  auto const descriptors = descriptor_count();
   {
     auto dropped = outer();
-    dropped.await_suspend(std::noop_coroutine()).resume();
+    begin(dropped);
     executor.wait();
   }
   executor.run_one();
   BOOST_TEST(!resumed);
-  BOOST_TEST(open_descriptors() == descriptors);
+  BOOST_TEST(descriptor_count() == descriptors);
   BOOST_TEST(std::filesystem::file_size(folder / "a") == page);
 }
 

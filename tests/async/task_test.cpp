@@ -12,6 +12,8 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "support/engines.hpp"
+
 import fmmap.async;
 
 using fmmap::sync_wait;
@@ -109,7 +111,7 @@ BOOST_AUTO_TEST_CASE(drops_what_it_awaits) {
   auto const outer = [&]() -> task<> { co_await inner(gone); };
   {
     auto dropped = outer();
-    dropped.await_suspend(std::noop_coroutine()).resume();
+    begin(dropped);
     BOOST_TEST(!gone);
   }
   BOOST_TEST(gone);

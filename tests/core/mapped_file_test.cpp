@@ -313,14 +313,11 @@ BOOST_AUTO_TEST_CASE(leaves_no_descriptor_and_no_mapping_when_it_fails_at_any_ca
     }
     return count;
   };
-  auto const descriptors = [] {
-    return std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, std::filesystem::directory_iterator{});
-  };
   {
     auto const f = or_throw(mapped_file::open(path, {.populate = true}));
     BOOST_REQUIRE(mappings() == 1U);
   }
-  auto const before = descriptors();
+  auto const before = descriptor_count();
   for (std::uint64_t n = 1;; ++n) {
     bool opened = false;
     bool injected = false;
@@ -331,7 +328,7 @@ BOOST_AUTO_TEST_CASE(leaves_no_descriptor_and_no_mapping_when_it_fails_at_any_ca
       injected = seam::injected() > 0;
     }
     BOOST_TEST_CONTEXT("call " << n) {
-      BOOST_TEST(descriptors() == before);
+      BOOST_TEST(descriptor_count() == before);
       BOOST_TEST(mappings() <= 1U); // that of the unmap that was not made
     }
     if (!injected) {
@@ -438,10 +435,7 @@ BOOST_AUTO_TEST_CASE(stays_readable_when_the_file_is_renamed_or_removed) {
 
 BOOST_AUTO_TEST_CASE(keeps_its_address_and_its_file_when_it_is_moved) {
   scratch const s;
-  auto const descriptors = [] {
-    return std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, std::filesystem::directory_iterator{});
-  };
-  auto const before = descriptors();
+  auto const before = descriptor_count();
   auto first = or_throw(mapped_file::open(s.file("f", "abc"), {.range = {.offset = 1}}));
   auto const* const data = first.bytes().data();
   auto second = std::move(first);
@@ -451,9 +445,9 @@ BOOST_AUTO_TEST_CASE(keeps_its_address_and_its_file_when_it_is_moved) {
   BOOST_TEST(second.as_mapping().file_offset() == 1U);
 
   auto third = or_throw(mapped_file::open(s.file("g", "other")));
-  BOOST_TEST(descriptors() == before + 2);
+  BOOST_TEST(descriptor_count() == before + 2);
   third = std::move(second);
-  BOOST_TEST(descriptors() == before + 1); // that of what it was assigned over is closed
+  BOOST_TEST(descriptor_count() == before + 1); // that of what it was assigned over is closed
   BOOST_TEST((third.bytes().data() == data));
   BOOST_TEST(third.path() == (s / "f").native());
 
@@ -466,7 +460,7 @@ BOOST_AUTO_TEST_CASE(keeps_its_address_and_its_file_when_it_is_moved) {
   first = std::move(third); // one that was moved from can be assigned to
   BOOST_TEST((first.bytes().data() == data));
   or_throw(first.close());
-  BOOST_TEST(descriptors() == before);
+  BOOST_TEST(descriptor_count() == before);
 }
 
 BOOST_AUTO_TEST_CASE(says_closed_after_close_and_after_a_move) {

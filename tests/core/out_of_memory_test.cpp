@@ -125,10 +125,6 @@ auto can_refuse() -> bool {
 
 constexpr std::size_t page = 4096;
 
-auto descriptors() -> std::ptrdiff_t {
-  return std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, std::filesystem::directory_iterator{});
-}
-
 // Without the heap, which the system may have in one piece or in two.
 auto mappings() -> std::size_t {
   std::ifstream maps{"/proc/self/maps"};
@@ -151,7 +147,7 @@ auto names_in(scratch const& s) -> std::set<std::string> {
 auto run_once(int nth, bool and_the_rest, auto const& prepare, auto const& act, auto const& check, findings& found)
     -> bool {
   scratch const s;
-  auto const descriptors_before = descriptors();
+  auto const descriptors_before = descriptor_count();
   auto const maps_before = mappings();
   bool refused = false;
   {
@@ -171,7 +167,7 @@ auto run_once(int nth, bool and_the_rest, auto const& prepare, auto const& act, 
     found.expect(done || refused, "it failed with memory enough");
     check(state, s, done, found);
   }
-  found.expect(descriptors() == descriptors_before, "a descriptor is left");
+  found.expect(descriptor_count() == descriptors_before, "a descriptor is left");
   found.expect(sanitized || mappings() <= maps_before, "a mapping is left");
   return refused;
 }

@@ -166,10 +166,6 @@ void with_each(std::function<void(detector&)> const& body) {
 
 auto kind_of_best() -> std::string_view { return to_string(detector::make()->kind()); }
 
-auto open_descriptors() -> std::ptrdiff_t {
-  return std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, std::filesystem::directory_iterator{});
-}
-
 auto has(method one) -> bool { return detector::make(one)->kind() == one; }
 
 // Writes to a page, and looks whether it is found, twice.
@@ -807,7 +803,7 @@ BOOST_AUTO_TEST_CASE(works_all_the_same_and_leaves_nothing_behind) {
     count = calls.size();
     BOOST_TEST(std::ranges::count(calls, os::call::mmap) == std::ranges::count(calls, os::call::munmap));
   }
-  auto const descriptors = open_descriptors();
+  auto const descriptors = descriptor_count();
   for (std::uint64_t nth = 1; nth <= count; ++nth) {
     for (auto const times : {std::uint64_t{1}, seam::every_time}) {
       auto const maps = maps_count();
@@ -821,7 +817,7 @@ BOOST_AUTO_TEST_CASE(works_all_the_same_and_leaves_nothing_behind) {
         seam::disarm();
         BOOST_TEST(finds_writes(*by, private_map{s, 8}));
       }
-      BOOST_TEST(open_descriptors() == descriptors);
+      BOOST_TEST(descriptor_count() == descriptors);
       // A sanitizer maps memory of its own.
       BOOST_TEST((sanitized || unmapping_failed || maps_count() == maps));
     }

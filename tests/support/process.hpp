@@ -11,6 +11,7 @@
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -176,6 +177,11 @@ inline auto status_field(std::string_view label) -> std::size_t {
     }
   }
   return 0;
+}
+
+// Of open descriptors, with the one that the question takes.
+inline auto descriptor_count() -> std::ptrdiff_t {
+  return std::distance(std::filesystem::directory_iterator{"/proc/self/fd"}, std::filesystem::directory_iterator{});
 }
 
 inline auto maps_count() -> std::size_t {

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+#pragma once
+
+#include <coroutine>
+#include <expected>
+#include <utility>
+
+import fmmap.async;
+import fmmap.core;
+
+// What tests of engines share.
+
+inline auto engine_of(fmmap::engine_options options = {}) -> fmmap::io_engine {
+  return fmmap::or_throw(fmmap::io_engine::create(options));
+}
+
+// What an operation gives, waited for on this thread.
+template <class T>
+auto awaited(fmmap::operation<T> what) -> fmmap::result<T> {
+  return fmmap::sync_wait(std::move(what));
+}
+
+// Runs a task to where it waits; nobody awaits it.
+template <class T>
+void begin(fmmap::task<T> const& what) {
+  what.await_suspend(std::noop_coroutine()).resume();
+}
