@@ -7,8 +7,9 @@
 #
 # The project sets no compiler flag: warnings and sanitizers live in CMakePresets.json.
 #
-# Every module is built twice when tests are on: `fmmap_<name>`, which is installed, calls the system directly;
-# `fmmap_<name>_seamed`, from the same sources, calls it through the run-time table of src/os/invoke_table.cppm.
+# Every module is built up to twice: `fmmap_<name>`, which is installed, calls the system directly (FMMAP_BUILD_DIRECT);
+# `fmmap_<name>_seamed`, from the same sources, calls it through the run-time table of src/os/invoke_table.cppm, for tests
+# (FMMAP_BUILD_SEAMED). Where the latter alone is built, both names are its names.
 
 set_property(GLOBAL PROPERTY FMMAP_MODULES "")
 set_property(GLOBAL PROPERTY FMMAP_PACKAGES "")
@@ -63,9 +64,9 @@ function(fmmap_add_module name)
   if(arg_PACKAGE)
     set_property(GLOBAL APPEND PROPERTY FMMAP_PACKAGES "_fmmap_needs(${name} ${arg_PACKAGE} \"${arg_CURE}\")")
   endif()
-  add_library(fmmap::${name} ALIAS fmmap_${name})
-  set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})
-  set_property(GLOBAL APPEND PROPERTY FMMAP_MODULES ${name})
+  fmmap_name_module(${name})
+  get_property(target TARGET fmmap_${name} PROPERTY NAME) # what fmmap_<name> is an alias of, if it is one
+  add_library(fmmap::${name} ALIAS ${target})
   set_property(GLOBAL APPEND PROPERTY FMMAP_BUILT "fmmap::${name}")
 endfunction()
 
@@ -97,7 +98,15 @@ function(fmmap_add_internal_module name)
       target_link_libraries(${target} PUBLIC fmmap_${dependency}${suffix})
     endforeach()
   endforeach()
-  set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})
+  fmmap_name_module(${name})
+endfunction()
+
+function(fmmap_name_module name)
+  if(FMMAP_BUILD_DIRECT)
+    set_target_properties(fmmap_${name} PROPERTIES EXPORT_NAME ${name})
+  else()
+    add_library(fmmap_${name} ALIAS fmmap_${name}_seamed)
+  endif()
   set_property(GLOBAL APPEND PROPERTY FMMAP_MODULES ${name})
 endfunction()
 
@@ -143,7 +152,13 @@ function(fmmap_report)
   endforeach()
 endfunction()
 
-set(FMMAP_TWINS direct)
-if(FMMAP_BUILD_TESTS)
+set(FMMAP_TWINS "")
+if(FMMAP_BUILD_DIRECT)
+  list(APPEND FMMAP_TWINS direct)
+endif()
+if(FMMAP_BUILD_SEAMED)
   list(APPEND FMMAP_TWINS "_seamed")
+endif()
+if(NOT FMMAP_TWINS OR (FMMAP_INSTALL AND NOT FMMAP_BUILD_DIRECT))
+  message(FATAL_ERROR "what is installed is built with FMMAP_BUILD_DIRECT, which is off")
 endif()

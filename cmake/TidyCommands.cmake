@@ -2,15 +2,16 @@
 #
 # cmake -DFROM=<folder> -DTO=<folder> -P TidyCommands.cmake
 #
-# Copies compile_commands.json without the library's twins for tests, which are the same sources a second time.
+# Copies what compile_commands.json says of modules/ and src/, once a source: tests have the library built from the same ones.
 file(READ "${FROM}/compile_commands.json" commands)
 string(JSON count LENGTH "${commands}")
 math(EXPR last "${count} - 1")
 set(kept "")
+set(seen "")
 foreach(i RANGE ${last})
-  string(JSON output GET "${commands}" ${i} output)
   string(JSON file GET "${commands}" ${i} file)
-  if(file MATCHES "/(modules|src)/" AND NOT output MATCHES "_seamed\\.dir/")
+  if(file MATCHES "/(modules|src)/" AND NOT file IN_LIST seen)
+    list(APPEND seen "${file}")
     string(JSON command GET "${commands}" ${i})
     list(APPEND kept "${command}")
   endif()
