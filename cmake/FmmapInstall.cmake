@@ -39,6 +39,7 @@ install(
     "${PROJECT_BINARY_DIR}/fmmapConfig.cmake"
     "${PROJECT_BINARY_DIR}/fmmapConfigVersion.cmake"
     "${CMAKE_CURRENT_LIST_DIR}/FmmapRequirements.cmake"
+    "${CMAKE_CURRENT_LIST_DIR}/FindLiburing.cmake"
   DESTINATION "${FMMAP_PACKAGE_DIR}"
 )
 install(

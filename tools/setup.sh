@@ -68,7 +68,7 @@ keeps_old_boost() { [[ $suite == bookworm ]] && installed libboost1.74-dev; }
 wanted() {
   local llvm=$1 boost=
   [[ $suite != bookworm ]] || keeps_old_boost || boost=1.81
-  echo "clang-$llvm clang-tools-$llvm g++ cmake ninja-build libboost-test$boost-dev libmimalloc-dev libxxhash-dev"
+  echo "clang-$llvm clang-tools-$llvm g++ cmake ninja-build libboost-test$boost-dev libmimalloc-dev libxxhash-dev liburing-dev"
   echo "libcli11-dev nlohmann-json3-dev"
   $all || return 0
   echo "clang-format-$llvm clang-tidy-$llvm llvm-$llvm libclang-rt-$llvm-dev"

@@ -3,6 +3,7 @@ module;
 
 #include <expected>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -23,14 +24,18 @@ enum class engine_kind : unsigned char {
   automatic,
   /// Threads that block in the engine's stead.
   threads,
+  /// The same, and the kernel's own where it has them: flushes of files and of mappings of files are made by io_uring, and take
+  /// no thread from other operations. Where the kernel, or who administers it, refuses that, creation fails, and `automatic`
+  /// becomes `threads`.
+  io_uring,
 };
 
-/// "automatic", "threads".
+/// "automatic", "threads", "io_uring".
 [[nodiscard]] auto to_string(engine_kind kind) noexcept -> std::string_view;
 
 struct engine_options {
   engine_kind kind = engine_kind::automatic;
-  /// How many operations may block at a time, locks apart; 0 for twice as many as there are processors, and at least 4. Others
+  /// How many operations may block at a time, locks apart, and flushes by io_uring; 0 for twice as many as there are processors, and at least 4. Others
   /// wait for their turn, first come, first served. A thread is started when it is needed, and stays.
   unsigned threads = 0;
   /// How many waits for locks may block at a time, each in a thread that ends with it. These take nothing from the others: a
@@ -48,7 +53,8 @@ struct engine_options {
 /// begun are left as they are.
 class io_engine {
 public:
-  /// Errors: `errc::invalid_options` for no `lock_threads`; `std::errc::resource_unavailable_try_again` when there can be no thread.
+  /// Errors: `errc::invalid_options` for no `lock_threads`; `std::errc::resource_unavailable_try_again` when there can be no thread;
+  /// for `engine_kind::io_uring`, what it is refused with: `std::errc::operation_not_permitted`, `std::errc::function_not_supported`.
   [[nodiscard]] static auto create(engine_options options = {}) -> result<io_engine>;
 
   /// An engine of nothing, as is one that was moved from or closed: its operations are `errc::closed`.
@@ -62,6 +68,9 @@ public:
 
   /// What it works by: `engine_kind::automatic` for an engine of nothing alone.
   [[nodiscard]] auto kind() const noexcept -> engine_kind;
+
+  /// Why an `automatic` engine does not work by io_uring, where it does not.
+  [[nodiscard]] auto ring_error() const -> std::optional<error>;
 
   /// Ends what has not begun with `std::errc::operation_canceled`, and waits for locks likewise; waits for what has begun; resumes
   /// all who waited, whose further operations are `errc::closed`; then ends its threads. What is called on one of them does not wait.

@@ -50,6 +50,14 @@ protected:
   // Nobody will ask for the result any more.
   virtual void drop() noexcept = 0;
 
+  // Of flushes, see `flush_work`; `share` takes for its own what came of the one that has absorbed it.
+  [[nodiscard]] virtual auto target() const noexcept -> void const* { return nullptr; }
+  [[nodiscard]] virtual auto absorb(request const& /*other*/) noexcept -> bool { return false; }
+  virtual void share(request const& /*of*/) noexcept {}
+  [[nodiscard]] virtual auto next_call() noexcept -> std::optional<sync_call> { return std::nullopt; }
+  virtual void call_made(int /*code*/) noexcept {}
+  [[nodiscard]] virtual auto is_over() const noexcept -> bool { return false; }
+
 private:
   friend engine_state;
   friend request_queue;
@@ -68,11 +76,13 @@ private:
   bool is_stopped_ = false;
   bool is_dropped_ = false;
   bool has_to_wait_ = false;
+  bool wants_thread_ = false; // for the rest of what has begun elsewhere
   completion then_;
   std::stop_source stop_waiting_{std::nostopstate}; // there once it has to wait
   std::optional<std::stop_callback<on_stop>> on_stop_;
   std::shared_ptr<request> kept_; // itself, while the engine has it
-  request* next_ = nullptr;       // in one of the engine's queues
+  request* absorbed_ = nullptr;   // the first of those whose work it does as well
+  request* next_ = nullptr;       // in one of the engine's queues, or of those
   request* previous_ = nullptr;
 };
 

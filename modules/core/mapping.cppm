@@ -19,7 +19,7 @@ import :flush_job;
 import :range;
 
 namespace fmmap {
-struct flush_request; // defined in src/core/mapping.cpp
+struct flush_request; // defined in src/core/state.cppm
 } // namespace fmmap
 
 export namespace fmmap {

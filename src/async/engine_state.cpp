@@ -35,6 +35,9 @@ auto canceled() -> error {
 
 auto closed() -> error { return error::make(errc::closed, "begin an operation", {}, {}, "its engine is closed"); }
 
+// Requests that are looked at for one that may begin, or be absorbed: the others may be many.
+constexpr std::size_t most_looked_at = 256;
+
 // It runs no handlers of the program's.
 template <class Body>
 auto start_thread(Body body) noexcept -> result<std::thread> {
@@ -99,13 +102,25 @@ auto engine_state::make(engine_options const& options) -> result<std::shared_ptr
     return std::unexpected(
         error::make(errc::invalid_options, "create an engine", {}, {}, "a wait for a lock needs a thread of its own"));
   }
-  auto made = std::make_shared<engine_state>(threads, options.lock_threads);
-  made->threads_.reserve(std::size_t{threads} + 1);
+  auto kernel = options.kind == engine_kind::threads ? result<std::unique_ptr<fmmap::ring>>{} : ring::make();
+  if (options.kind == engine_kind::io_uring && !kernel) {
+    return std::unexpected(std::move(kernel).error());
+  }
+  auto made = std::make_shared<engine_state>(threads, options.lock_threads, std::move(kernel));
+  made->threads_.reserve(std::size_t{threads} + 2);
   auto first = start_thread([made] { made->resume_all(); });
   if (!first) {
     return std::unexpected(std::move(first).error());
   }
   made->threads_.push_back(*std::move(first));
+  if (made->ring_) {
+    auto second = start_thread([made] { made->reap(); });
+    if (!second) {
+      made->close();
+      return std::unexpected(std::move(second).error());
+    }
+    made->threads_.push_back(*std::move(second));
+  }
   return made;
 }
 
@@ -123,7 +138,7 @@ void engine_state::close() noexcept {
   for (auto* one = running_.find(goes_on); one != nullptr; one = running_.find(goes_on)) {
     stop_running(held, *one);
   }
-  asked_.notify_all();
+  let_threads_end();
   finished_.notify_all();
   auto threads = std::exchange(threads_, {});
   held.unlock();
@@ -173,7 +188,7 @@ auto engine_state::start(request& one, completion then) -> bool {
 
 // That there is one for whatever comes next.
 auto engine_state::call_worker() noexcept -> result<void> {
-  if (idle_ > queued_.size() || threads_.size() > most_workers_) {
+  if (idle_ > queued_.size() || count_workers() == most_workers_) {
     return {};
   }
   auto worker = start_thread([self = shared_from_this()] { self->work(); });
@@ -181,27 +196,118 @@ auto engine_state::call_worker() noexcept -> result<void> {
     threads_.push_back(*std::move(worker)); // there is room
     return {};
   }
-  return threads_.size() > 1 ? result<void>{} : std::unexpected(std::move(worker).error());
+  return count_workers() != 0 ? result<void>{} : std::unexpected(std::move(worker).error());
 }
 
 void engine_state::work() noexcept {
   lock held{mutex_};
   while (true) {
+    request* next = nullptr;
     ++idle_;
-    asked_.wait(held, [&] { return !queued_.empty() || is_closing_; });
+    asked_.wait(held, [&] {
+      next = next_to_go_on();
+      return next != nullptr ||
+             (is_closing_ && running_.empty()); // the ring gives up what threads that have ended asked for
+    });
     --idle_;
-    if (queued_.empty()) {
+    if (next == nullptr) {
       return;
     }
-    auto& one = queued_.pop();
-    begin(one);
+    auto& one = *next;
+    auto const is_new = !std::exchange(one.wants_thread_, false);
+    if (is_new) {
+      queued_.remove(one);
+      begin(one);
+      absorb_into(one);
+    }
     held.unlock();
-    auto const went = one.perform(false, {});
+    if (is_new && give_to_ring(one)) {
+      held.lock();
+      continue;
+    }
+    auto const went = perform_all(one);
     held.lock();
     if (went == progress::done) {
       end(held, one);
     } else {
       let_wait(one);
+    }
+  }
+}
+
+// What has begun goes first. Of what is about the same, one at a time: a second sync of a file would wait for the first one in
+// any case, and meanwhile absorbs others.
+auto engine_state::next_to_go_on() const noexcept -> request* {
+  if (auto* const begun = running_.find([](request const& one) { return one.wants_thread_; })) {
+    return begun;
+  }
+  auto const may_begin = [&](request const& one) {
+    auto const* const target = one.target();
+    return target == nullptr ||
+           running_.find([&](request const& other) { return other.target() == target; }) == nullptr;
+  };
+  return queued_.find(may_begin, most_looked_at);
+}
+
+void engine_state::absorb_into(request& one) noexcept {
+  auto const* const target = one.target();
+  if (target == nullptr) {
+    return;
+  }
+  auto** last = &one.absorbed_;
+  auto const is_absorbed = [&](request const& other) { return other.target() == target && one.absorb(other); };
+  for (auto* other = queued_.find(is_absorbed, most_looked_at); other != nullptr;
+       other = queued_.find(is_absorbed, most_looked_at)) {
+    queued_.remove(*other);
+    other->phase_ = request::phase::running;
+    other->next_ = nullptr;
+    *last = other;
+    last = &other->next_;
+  }
+}
+
+auto engine_state::perform_all(request& one) noexcept -> progress {
+  auto const went = one.perform(false, {});
+  for (auto* other = one.absorbed_; other != nullptr; other = other->next_) {
+    other->share(one);
+  }
+  return went;
+}
+
+auto engine_state::give_to_ring(request& one) noexcept -> bool {
+  if (!ring_) {
+    return false;
+  }
+  while (auto const call = one.next_call()) {
+    auto const asked = ring_->ask(*call, &one);
+    if (asked.is_made) {
+      return true;
+    }
+    if (!asked.code) {
+      return false;
+    }
+    one.call_made(*asked.code);
+  }
+  return false;
+}
+
+void engine_state::reap() noexcept {
+  while (auto const over = ring_->wait()) {
+    auto& one = *static_cast<request*>(over->tag);
+    one.call_made(over->code);
+    if (give_to_ring(one)) {
+      continue;
+    }
+    auto const is_over = one.is_over();
+    if (is_over) {
+      (void)perform_all(one);
+    }
+    lock held{mutex_};
+    if (is_over) {
+      end(held, one);
+    } else {
+      one.wants_thread_ = true;
+      asked_.notify_one();
     }
   }
 }
@@ -217,12 +323,14 @@ void engine_state::let_wait(request& one) noexcept {
   one.has_to_wait_ = true;
   if (one.is_stopped_) {
     refuse(one, canceled());
+    let_threads_end();
     return;
   }
   if (waiting_ < most_waiting_) {
     if (auto const done = wait_elsewhere(one); done || waiting_ == 0) {
       if (!done) {
         refuse(one, done.error());
+        let_threads_end();
       }
       return;
     }
@@ -264,6 +372,29 @@ void engine_state::wait_for_one(request& one) noexcept {
 
 void engine_state::end(lock& held, request& one) noexcept {
   running_.remove(one);
+  auto* absorbed = std::exchange(one.absorbed_, nullptr);
+  if (one.target() != nullptr) {
+    asked_.notify_one(); // for who has waited for it
+  }
+  conclude(held, one);
+  while (absorbed != nullptr) {
+    auto& next = *absorbed;
+    absorbed = next.next_;
+    conclude(held, next);
+  }
+  let_threads_end();
+}
+
+void engine_state::let_threads_end() noexcept {
+  if (is_closing_ && running_.empty()) {
+    asked_.notify_all();
+    if (ring_) {
+      ring_->close();
+    }
+  }
+}
+
+void engine_state::conclude(lock& held, request& one) noexcept {
   if (!one.is_dropped_) {
     be_done(one);
     return;

@@ -4,10 +4,13 @@ module;
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <expected>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 // What an io_engine is. Implementation units only.
@@ -17,6 +20,7 @@ import fmmap.core;
 import fmmap.os;
 import :io_engine;
 import :operation;
+import :ring;
 
 namespace fmmap {
 
@@ -29,12 +33,12 @@ public:
   void remove(request& one) noexcept;
   [[nodiscard]] auto pop() noexcept -> request&;
 
-  // The first of which that is so; null when there is none.
+  // The first of which that is so; null when there is none, or none among the first `most`.
   template <class Predicate>
-  [[nodiscard]] auto find(Predicate is_so) const -> request* {
+  [[nodiscard]] auto find(Predicate is_so, std::size_t most = SIZE_MAX) const -> request* {
     auto* one = first_;
     while (one != nullptr && !is_so(*one)) {
-      one = next_of(*one);
+      one = --most == 0 ? nullptr : next_of(*one);
     }
     return one;
   }
@@ -51,7 +55,11 @@ class engine_state : public std::enable_shared_from_this<engine_state> {
 public:
   [[nodiscard]] static auto make(engine_options const& options) -> result<std::shared_ptr<engine_state>>;
 
-  [[nodiscard]] auto kind() const noexcept -> engine_kind { return engine_kind::threads; }
+  [[nodiscard]] auto kind() const noexcept -> engine_kind {
+    return ring_ ? engine_kind::io_uring : engine_kind::threads;
+  }
+  // Why it has no ring, where it was to have one if it could.
+  [[nodiscard]] auto ring_error() const noexcept -> std::optional<error> const& { return ring_error_; }
 
   [[nodiscard]] auto start(request& one, completion then) -> bool;
   [[nodiscard]] auto drop(request& one) noexcept -> bool;
@@ -62,8 +70,11 @@ public:
   [[nodiscard]] auto is_closed() const noexcept -> bool { return is_closing_.load(std::memory_order_relaxed); }
   [[nodiscard]] auto is_forked() const noexcept -> bool { return os::process_id() != process_; }
 
-  engine_state(unsigned threads, unsigned lock_threads) noexcept
-      : most_workers_{threads}, most_waiting_{lock_threads} {}
+  engine_state(unsigned threads, unsigned lock_threads, result<std::unique_ptr<ring>> kernel)
+      : most_workers_{threads},
+        most_waiting_{lock_threads},
+        ring_{kernel ? *std::move(kernel) : nullptr},
+        ring_error_{kernel ? std::nullopt : std::optional{std::move(kernel).error()}} {}
 
 private:
   using lock = std::unique_lock<std::mutex>;
@@ -72,17 +83,28 @@ private:
   void work() noexcept;
   void resume_all() noexcept;
   void wait_for_one(request& one) noexcept; // ends with that
+  void reap() noexcept;                     // what the ring has done
+
+  // Asks the ring for the calls of a request, until that has one: then the request is not to be touched. False when it has none.
+  [[nodiscard]] auto give_to_ring(request& one) noexcept -> bool;
+  // What is left of it, and those that it has absorbed.
+  [[nodiscard]] static auto perform_all(request& one) noexcept -> progress;
 
   // With the lock.
   [[nodiscard]] auto call_worker() noexcept -> result<void>;
+  [[nodiscard]] auto next_to_go_on() const noexcept -> request*;
   void begin(request& one) noexcept;
+  void absorb_into(request& one) noexcept;
   void let_wait(request& one) noexcept;
   [[nodiscard]] auto wait_elsewhere(request& one) noexcept -> result<void>;
   void end(lock& held, request& one) noexcept; // may release it for a moment
+  void conclude(lock& held, request& one) noexcept;
+  void let_threads_end() noexcept; // when nothing can come any more
   void be_done(request& one) noexcept;
   void refuse(request& one, error why) noexcept;
   void stop_running(lock& held, request& one) noexcept; // likewise
   [[nodiscard]] auto is_quiet() const noexcept -> bool;
+  [[nodiscard]] auto count_workers() const noexcept -> std::size_t { return threads_.size() - (ring_ ? 2 : 1); }
   // Where it waits for its turn.
   [[nodiscard]] auto queue_of(request const& one) noexcept -> request_queue& {
     return one.has_to_wait_ ? queued_to_wait_ : queued_;
@@ -91,6 +113,8 @@ private:
   int const process_ = os::process_id();
   unsigned const most_workers_;
   unsigned const most_waiting_; // threads
+  std::unique_ptr<ring> const ring_;
+  std::optional<error> const ring_error_;
 
   std::mutex mutex_; // of all that follows
   std::condition_variable asked_;
@@ -103,7 +127,7 @@ private:
   std::size_t idle_ = 0;                // workers
   unsigned waiting_ = 0;                // threads of their own
   std::atomic<bool> is_closing_{false}; // written with the lock
-  std::vector<std::thread> threads_;    // the one that resumes, and workers
+  std::vector<std::thread> threads_;    // one that resumes, one that reaps where there is a ring, and workers
 };
 
 } // namespace fmmap

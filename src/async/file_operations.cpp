@@ -61,13 +61,54 @@ private:
   clock::time_point began_;
 };
 
+// A flush, which others of the same file may join.
+class flushing final : public request_for<durability> {
+public:
+  flushing(io_engine const& engine, std::unique_ptr<flush_work> work, std::stop_token stop) noexcept
+      : request_for{operation_access::state_of(engine), std::move(stop), false},
+        work_{std::move(work)},
+        target_{work_->target()} {}
+
+private:
+  auto perform(bool /*may_wait*/, std::stop_token const& /*stop*/) noexcept -> progress override {
+    attempt([this] {
+      auto const mine = std::move(work_); // what it has goes here, and not where it is waited for
+      return mine->run();
+    });
+    return progress::done;
+  }
+
+  [[nodiscard]] auto target() const noexcept -> void const* override { return target_; }
+  [[nodiscard]] auto absorb(request const& other) noexcept -> bool override {
+    return work_->absorb(*static_cast<flushing const&>(other).work_); // nothing else has a target
+  }
+  void share(request const& of) noexcept override {
+    auto const& leader = static_cast<flushing const&>(of);
+    outcome_ = leader.outcome_;
+    thrown_ = leader.thrown_;
+    work_.reset();
+  }
+  [[nodiscard]] auto next_call() noexcept -> std::optional<sync_call> override {
+    try {
+      return work_->next_call();
+    } catch (...) {
+      return std::nullopt; // `run` tells
+    }
+  }
+  void call_made(int code) noexcept override { work_->call_made(code); }
+  [[nodiscard]] auto is_over() const noexcept -> bool override { return work_->is_over(); }
+
+  std::unique_ptr<flush_work> work_;
+  void const* const target_;
+};
+
 } // namespace
 
 auto run_staged(io_engine const& engine, result<flush_job> job, std::stop_token stop) -> operation<durability> {
   if (!job) {
     return operation<durability>{std::move(job).error()};
   }
-  return async_call(engine, [job = *std::move(job)]() mutable { return job.run(); }, std::move(stop));
+  return operation<durability>{std::make_shared<flushing>(engine, job->take_work(), std::move(stop))};
 }
 
 auto async_open(io_engine const& engine, std::filesystem::path path, read_options options, std::stop_token stop)

@@ -3,6 +3,7 @@ module;
 
 #include <expected>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -19,6 +20,8 @@ auto to_string(engine_kind kind) noexcept -> std::string_view {
     return "automatic";
   case engine_kind::threads:
     return "threads";
+  case engine_kind::io_uring:
+    return "io_uring";
   }
   return "unknown";
 }
@@ -43,6 +46,8 @@ io_engine::~io_engine() {
 auto io_engine::is_open() const noexcept -> bool { return state_ && !state_->is_closed(); }
 
 auto io_engine::kind() const noexcept -> engine_kind { return state_ ? state_->kind() : engine_kind::automatic; }
+
+auto io_engine::ring_error() const -> std::optional<error> { return state_ ? state_->ring_error() : std::nullopt; }
 
 auto io_engine::close() -> result<void> {
   if (!is_open()) {

@@ -819,29 +819,6 @@ auto mapping::residency(byte_range range) const -> result<residency_info> {
   return found;
 }
 
-struct flush_request {
-  counted<region> memory; // keeps `mapped` mapped
-  counted<open_file> target;
-  os::interval part; // of the file
-  std::span<std::byte> mapped;
-  durability level = durability::none;
-
-  [[nodiscard]] auto run() const -> result<durability> { return target->flush(level, part, mapped); }
-};
-
-namespace {
-
-class staged_flush final : public flush_work {
-public:
-  explicit staged_flush(flush_request request) : request_{std::move(request)} {}
-  [[nodiscard]] auto run() -> result<durability> override { return request_.run(); }
-
-private:
-  flush_request request_;
-};
-
-} // namespace
-
 auto mapping::prepare_flush(byte_range range, durability level) const -> result<flush_request> {
   if (!open_) {
     return failure(errc::closed, "flush");
@@ -874,7 +851,7 @@ auto mapping::flush(byte_range range, durability level) const -> result<durabili
   if (!request) {
     return std::unexpected(request.error());
   }
-  return request->run();
+  return request->target->flush(request->level, request->part, request->mapped);
 }
 
 auto mapping::stage_flush(byte_range range, durability level) const -> result<flush_job> {
@@ -888,7 +865,7 @@ auto mapping::stage_flush(byte_range range, durability level) const -> result<fl
   if (auto const earlier = file_->failed_sync()) {
     return std::unexpected(*earlier);
   }
-  return flush_job{std::make_unique<staged_flush>(std::move(*request))};
+  return stage(*request);
 }
 
 namespace {

@@ -25,6 +25,7 @@ import :counted;
 import :durability;
 import :error;
 import :file;
+import :flush_job;
 import :mapping;
 import :range;
 import fmmap.os;
@@ -127,6 +128,7 @@ private:
 };
 
 class file_memory;
+class flush_steps;
 
 // One open file description, shared by a file, its mappings and their staged flushes, so that each of them sees a failed
 // sync of the others.
@@ -186,6 +188,7 @@ private:
   friend void release(open_file* object) noexcept;
   friend auto is_shared(open_file const& object) noexcept -> bool;
   friend region;
+  friend flush_steps;
 
   inline open_file(file_memory& home, std::string_view path) noexcept : path{path}, home_{home} {}
   class sync_in_progress;
@@ -194,8 +197,6 @@ private:
     [[gnu::cold]] void operator()(sync_history* syncs) const noexcept;
   };
   ~open_file();
-  [[nodiscard]] auto sync_part(durability& level, os::interval part, std::span<std::byte> mapped) const
-      -> os::outcome<void>;
   [[nodiscard]] auto loses_data(int code) const noexcept -> bool;
   [[nodiscard]] auto find_unwritten(os::interval part) const -> os::outcome<std::vector<os::interval>>;
   [[nodiscard]] auto write_past_cache(os::interval part, direct_writer const& past_cache) const -> os::outcome<void>;
@@ -329,6 +330,17 @@ inline auto region::make(open_file const& beside, std::size_t unit, os::map_flag
 // Whether it has more than one owner.
 [[nodiscard]] auto is_shared(open_file const& object) noexcept -> bool;
 [[nodiscard]] auto is_shared(region const& object) noexcept -> bool;
+
+// What a mapping is asked to flush.
+struct flush_request {
+  counted<region> memory; // keeps `mapped` mapped
+  counted<open_file> target;
+  os::interval part; // of the file
+  std::span<std::byte> mapped;
+  durability level = durability::none;
+};
+
+[[nodiscard]] auto stage(flush_request const& what) -> flush_job;
 
 // What implementation units may do with handles that users may not.
 class handle_access {

@@ -84,20 +84,23 @@ enum class call : unsigned char {
   uname,
   posix_fadvise,
   membarrier,
+  io_uring_setup,
+  io_uring_enter,
 };
 
-inline constexpr std::array<std::string_view, 55> call_names{
-    "openat",       "openat2",       "close",           "fstat",           "fstatat",
-    "fstatfs",      "fcntl",         "ioctl",           "ftruncate",       "fchmod",
-    "fchown",       "fallocate",     "lseek",           "copy_file_range", "read",
-    "pread",        "write",         "pwrite",          "pwritev2",        "fsync",
-    "fdatasync",    "syncfs",        "sync_file_range", "readlinkat",      "linkat",
-    "renameat",     "renameat2",     "unlinkat",        "flock",           "memfd_create",
-    "mmap",         "mremap",        "munmap",          "mprotect",        "madvise",
-    "msync",        "mincore",       "mlock",           "munlock",         "getrlimit",
-    "cachestat",    "poll",          "sigaction",       "statx",           "getdents64",
-    "timer_create", "timer_settime", "timer_delete",    "pthread_sigmask", "clock_nanosleep",
-    "sched_yield",  "userfaultfd",   "uname",           "posix_fadvise",   "membarrier",
+inline constexpr std::array<std::string_view, 57> call_names{
+    "openat",         "openat2",        "close",           "fstat",           "fstatat",
+    "fstatfs",        "fcntl",          "ioctl",           "ftruncate",       "fchmod",
+    "fchown",         "fallocate",      "lseek",           "copy_file_range", "read",
+    "pread",          "write",          "pwrite",          "pwritev2",        "fsync",
+    "fdatasync",      "syncfs",         "sync_file_range", "readlinkat",      "linkat",
+    "renameat",       "renameat2",      "unlinkat",        "flock",           "memfd_create",
+    "mmap",           "mremap",         "munmap",          "mprotect",        "madvise",
+    "msync",          "mincore",        "mlock",           "munlock",         "getrlimit",
+    "cachestat",      "poll",           "sigaction",       "statx",           "getdents64",
+    "timer_create",   "timer_settime",  "timer_delete",    "pthread_sigmask", "clock_nanosleep",
+    "sched_yield",    "userfaultfd",    "uname",           "posix_fadvise",   "membarrier",
+    "io_uring_setup", "io_uring_enter",
 };
 static_assert(!call_names.back().empty());
 
@@ -120,6 +123,7 @@ constexpr auto may_block(call c) noexcept -> bool {
   case call::userfaultfd:
   case call::uname:
   case call::membarrier:
+  case call::io_uring_setup:
     return false;
   default:
     return true;

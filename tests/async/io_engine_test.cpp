@@ -2,11 +2,13 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <coroutine>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <expected>
 #include <filesystem>
 #include <memory>
@@ -33,6 +35,7 @@
 
 import fmmap.async;
 import fmmap.core;
+import fmmap.os;
 
 using fmmap::engine_kind;
 using fmmap::errc;
@@ -42,7 +45,10 @@ using fmmap::or_throw;
 using fmmap::sync_wait;
 using fmmap::task;
 using fmmap::when_all;
+using fmmap::os::call;
 using namespace std::chrono_literals;
+namespace seam = fmmap::os::seam;
+using seam::armed;
 
 static_assert(fmmap::executor<loop>);
 static_assert(!fmmap::executor<int>);
@@ -59,10 +65,29 @@ auto nothing() -> fmmap::result<void> { return {}; }
 BOOST_AUTO_TEST_SUITE(an_engine)
 
 BOOST_AUTO_TEST_CASE(says_by_what_it_works) {
-  auto const engine = engine_of();
+  auto const engine = or_throw(io_engine::create());
   BOOST_TEST((engine.kind() != engine_kind::automatic));
-  BOOST_TEST(to_string(engine.kind()) == "threads");
-  BOOST_TEST((engine_of({.kind = engine_kind::threads}).kind() == engine_kind::threads));
+  BOOST_TEST((to_string(engine.kind()) == (engine.ring_error() ? "threads" : "io_uring")));
+  auto const by_threads = or_throw(io_engine::create({.kind = engine_kind::threads}));
+  BOOST_TEST((by_threads.kind() == engine_kind::threads));
+  BOOST_TEST(!by_threads.ring_error().has_value());
+  BOOST_TEST((to_string(engine_kind::automatic) == "automatic"));
+}
+
+// As the kernel refuses it where it is too old, where somebody has switched it off, and where the process has no room for it.
+BOOST_AUTO_TEST_CASE(works_by_threads_where_it_has_no_ring) {
+  for (auto const why : {ENOSYS, EPERM, ENOMEM, EMFILE}) {
+    armed const table;
+    seam::fail(call::io_uring_setup, why);
+    auto const engine = or_throw(io_engine::create());
+    BOOST_TEST((engine.kind() == engine_kind::threads));
+    BOOST_TEST_REQUIRE(engine.ring_error().has_value());
+    BOOST_TEST(engine.ring_error()->code().value() == why);
+    or_throw(awaited(fmmap::async_call(engine, nothing)));
+    auto const refused = io_engine::create({.kind = engine_kind::io_uring});
+    BOOST_TEST_REQUIRE(!refused.has_value());
+    BOOST_TEST(refused.error().code().value() == why);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(refuses_what_cannot_be) {

@@ -65,7 +65,9 @@ std::vector<scenario> const scenarios{
            sync_wait(work());
            or_throw(engine.close());
          },
-     .tolerated = {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}}},
+     // Without a ring there are threads.
+     .tolerated =
+         {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::io_uring_setup}, {call::io_uring_enter}}},
     {.name = "what changes in memory, and locks",
      .calls = {"async_open_mutable", "async_prefault", "async_commit", "async_lock", "async_call"},
      .prepare = [](trial& t) { (void)t.file("a", std::string(4096, 'a')); },
@@ -93,8 +95,12 @@ std::vector<scenario> const scenarios{
            or_throw(engine.close());
          },
      // Contention, which is not waited for here; and what has another way.
-     .tolerated =
-         {{call::fcntl, EAGAIN}, {call::fcntl, EACCES}, {call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}}},
+     .tolerated = {{call::fcntl, EAGAIN},
+                   {call::fcntl, EACCES},
+                   {call::fallocate, ENOSYS},
+                   {call::fallocate, EOPNOTSUPP},
+                   {call::io_uring_setup},
+                   {call::io_uring_enter}}},
     {.name = "files that others see whole",
      .calls = {"async_replace", "async_copy"},
      .prepare = [](trial& t) { (void)t.file("a", std::string(4096, 'a')); },
@@ -114,7 +120,8 @@ std::vector<scenario> const scenarios{
            sync_wait(work());
            or_throw(engine.close());
          },
-     .tolerated = {{call::ioctl},
+     .tolerated = {{call::io_uring_setup},
+                   {call::ioctl},
                    {call::copy_file_range},
                    {call::lseek, EINVAL},
                    {call::lseek, EOPNOTSUPP},

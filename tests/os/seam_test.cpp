@@ -43,6 +43,7 @@ BOOST_AUTO_TEST_CASE(every_call_has_a_name_of_its_own) {
   BOOST_TEST(os::name_of(os::call::munlock) == "munlock");
   BOOST_TEST(os::name_of(os::call::cachestat) == "cachestat");
   BOOST_TEST(os::name_of(os::call::uname) == "uname");
+  BOOST_TEST(os::name_of(os::call::io_uring_enter) == "io_uring_enter");
 }
 
 BOOST_AUTO_TEST_CASE(it_records_the_calls_made_in_order) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <coroutine>
+#include <cstdlib>
 #include <expected>
+#include <string_view>
 #include <utility>
 
 import fmmap.async;
@@ -10,7 +12,12 @@ import fmmap.core;
 
 // What tests of engines share.
 
+// Of the kind that FMMAP_TEST_ENGINE names, where a test asks for none: "threads", or whatever is best here.
 inline auto engine_of(fmmap::engine_options options = {}) -> fmmap::io_engine {
+  auto const* const wanted = std::getenv("FMMAP_TEST_ENGINE");
+  if (options.kind == fmmap::engine_kind::automatic && wanted != nullptr && std::string_view{wanted} == "threads") {
+    options.kind = fmmap::engine_kind::threads;
+  }
   return fmmap::or_throw(fmmap::io_engine::create(options));
 }
 

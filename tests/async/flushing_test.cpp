@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <ranges>
+#include <stop_token>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <boost/test/unit_test.hpp>
+
+#include "support/engines.hpp"
+#include "support/outcome.hpp"
+#include "support/scratch.hpp"
+
+import fmmap.async;
+import fmmap.core;
+import fmmap.os;
+
+using fmmap::durability;
+using fmmap::engine_kind;
+using fmmap::io_engine;
+using fmmap::mutable_mapped_file;
+using fmmap::or_throw;
+using fmmap::sync_wait;
+using fmmap::task;
+using fmmap::when_all;
+using fmmap::whole;
+using fmmap::os::call;
+using namespace std::chrono_literals;
+namespace seam = fmmap::os::seam;
+using seam::armed;
+
+namespace {
+
+constexpr std::size_t page = 4096;
+constexpr std::size_t mebibyte = std::size_t{1} << 20;
+
+auto is_sync(call one) -> bool {
+  return one == call::fdatasync || one == call::fsync || one == call::msync || one == call::sync_file_range;
+}
+
+// What syncs begin, and what they are about; the first one takes its time, so that others come meanwhile.
+class observed_syncs {
+public:
+  observed_syncs() {
+    seam::observe([this](seam::observation const& one) {
+      if (one.over || !is_sync(one.which)) {
+        return;
+      }
+      std::unique_lock held{mutex_};
+      made_.push_back(one);
+      if (made_.size() == 1) {
+        held.unlock();
+        go_on_.wait(false);
+      }
+    });
+  }
+  observed_syncs(observed_syncs const&) = delete;
+  auto operator=(observed_syncs const&) -> observed_syncs& = delete;
+  ~observed_syncs() { let_go_on(); }
+
+  void let_go_on() {
+    go_on_ = true;
+    go_on_.notify_all();
+  }
+  void wait_for_the_first() {
+    while (made().empty()) {
+      std::this_thread::sleep_for(1ms);
+    }
+  }
+  [[nodiscard]] auto made() -> std::vector<seam::observation> {
+    std::scoped_lock const held{mutex_};
+    return made_;
+  }
+
+private:
+  std::mutex mutex_;
+  std::vector<seam::observation> made_;
+  std::atomic<bool> go_on_{false};
+};
+
+// Counts those that are over, and lets others wait for them.
+struct counter {
+  std::atomic<int> count{0};
+  static void tell(void* self) noexcept {
+    auto& number = static_cast<counter*>(self)->count;
+    ++number;
+    number.notify_all();
+  }
+  void wait_for(int number) {
+    for (auto seen = count.load(); seen < number; seen = count.load()) {
+      count.wait(seen);
+    }
+  }
+};
+
+using flush = decltype(fmmap::async_flush(std::declval<io_engine const&>(), std::declval<mutable_mapped_file&>()));
+
+} // namespace
+
+BOOST_AUTO_TEST_SUITE(flushes)
+
+BOOST_AUTO_TEST_CASE(reach_each_level_of_a_part_and_of_the_whole) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 16 * page}));
+  for (auto const level :
+       {durability::none, durability::started, durability::written, durability::data, durability::all}) {
+    for (auto const part : {whole, fmmap::byte_range{.offset = 0, .length = 1},
+                            fmmap::byte_range{.offset = 3 * page + 5, .length = 2 * page},
+                            fmmap::byte_range{.offset = page, .length = 0}}) {
+      file.writable_bytes()[3 * page + 5] = std::byte{1};
+      auto const reached = awaited(fmmap::async_flush(engine, file, part, level));
+      BOOST_TEST(reached.has_value());
+      BOOST_TEST((reached && *reached >= level));
+    }
+  }
+}
+
+// The kernel makes it, and of the part alone.
+BOOST_AUTO_TEST_CASE(are_made_by_the_ring_where_there_is_one) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 16 * page}));
+  armed const table;
+  (void)or_throw(awaited(fmmap::async_flush(engine, file, {.offset = 4 * page + 1, .length = page})));
+  auto const calls = seam::calls();
+  auto const by_ring = engine.kind() == engine_kind::io_uring;
+  BOOST_TEST((std::ranges::count(calls, call::io_uring_enter) != 0) == by_ring);
+  BOOST_TEST(std::ranges::count(calls, call::fdatasync) == (by_ring ? 1 : 0));
+  BOOST_TEST(std::ranges::count(calls, call::msync) == (by_ring ? 0 : 1));
+}
+
+// Where the kernel does not take it at the moment, threads make it.
+BOOST_AUTO_TEST_CASE(are_made_by_threads_where_the_ring_takes_none) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 16 * page}));
+  {
+    armed const table;
+    seam::fail(call::io_uring_enter, EAGAIN);
+    for (int i = 0; i < 200; ++i) { // more than the ring has room for
+      BOOST_TEST(awaited(fmmap::async_flush(engine, file, {.offset = page, .length = page})).has_value());
+    }
+    BOOST_TEST(std::ranges::count(seam::calls(), call::msync) == 200);
+  }
+  armed const table;
+  BOOST_TEST(awaited(fmmap::async_flush(engine, file)).has_value());
+  BOOST_TEST(std::ranges::count(seam::calls(), call::fdatasync) == 1);
+}
+
+BOOST_AUTO_TEST_CASE(of_many_files_are_made_at_a_time) {
+  auto const engine = engine_of();
+  scratch const folder;
+  std::vector<mutable_mapped_file> files;
+  for (int i = 0; i < 300; ++i) {
+    files.push_back(or_throw(mutable_mapped_file::create(folder / std::to_string(i), {.size = page})));
+  }
+  std::vector<flush> all;
+  for (auto& file : files) {
+    file.writable_bytes()[0] = std::byte{1};
+    all.push_back(fmmap::async_flush(engine, file));
+  }
+  for (auto const& each : sync_wait(when_all(std::move(all)))) {
+    BOOST_TEST(each.has_value());
+  }
+}
+
+// Whose work it is may give the calls away as well, and is told what the kernel says of them.
+BOOST_AUTO_TEST_CASE(of_a_type_of_the_programs_are_made_the_same_way) {
+  struct from_nowhere final : fmmap::flush_work {
+    int told = -1;
+    [[nodiscard]] auto target() const noexcept -> void const* override { return this; }
+    [[nodiscard]] auto next_call() -> std::optional<fmmap::sync_call> override {
+      return told == -1 ? std::optional{fmmap::sync_call{.level = durability::data}} : std::nullopt;
+    }
+    void call_made(int code) override { told = code; }
+    [[nodiscard]] auto is_over() const -> bool override { return told != -1; }
+    [[nodiscard]] auto run() -> fmmap::result<durability> override {
+      return std::unexpected(
+          fmmap::error::make({told == -1 ? ENODATA : told, std::system_category()}, "flush nothing"));
+    }
+  };
+  struct staging {
+    [[nodiscard]] auto stage_commit() const -> fmmap::result<fmmap::flush_job> {
+      return fmmap::flush_job{std::make_unique<from_nowhere>()};
+    }
+  };
+  auto const engine = engine_of();
+  staging one;
+  auto const got = awaited(fmmap::async_commit(engine, one));
+  BOOST_TEST_REQUIRE(!got.has_value());
+  BOOST_TEST(got.error().code().value() == (engine.kind() == engine_kind::io_uring ? EBADF : ENODATA));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(flushes_of_one_file)
+
+BOOST_AUTO_TEST_CASE(that_wait_are_made_together) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 100 * page}));
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  std::vector<flush> all;
+  for (std::size_t i = 0; i < 100; ++i) {
+    file.writable_bytes()[i * page] = std::byte{1};
+    all.push_back(fmmap::async_flush(engine, file, {.offset = i * page, .length = page}));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    if (i == 0) {
+      syncs.wait_for_the_first();
+    }
+  }
+  std::this_thread::sleep_for(5ms);
+  BOOST_TEST(syncs.made().size() == 1U);
+  BOOST_TEST(over.count == 0);
+  syncs.let_go_on();
+  over.wait_for(100);
+  for (auto& each : all) {
+    BOOST_TEST(each.await_resume().has_value());
+  }
+  auto const made = syncs.made();
+  BOOST_TEST_REQUIRE(made.size() == 2U);
+  BOOST_TEST(made[1].about.length == 99 * page);
+}
+
+// All between them would be written as well.
+BOOST_AUTO_TEST_CASE(that_are_far_apart_are_made_apart) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 64 * mebibyte}));
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  std::vector<flush> all;
+  for (auto const offset : {0UZ, 0UZ, 10UZ, 20UZ, 30UZ}) {
+    all.push_back(fmmap::async_flush(engine, file, {.offset = offset * mebibyte, .length = page}));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    syncs.wait_for_the_first();
+  }
+  syncs.let_go_on();
+  over.wait_for(5);
+  auto const made = syncs.made();
+  BOOST_TEST(made.size() == 5U);
+  BOOST_TEST(std::ranges::all_of(made, [](seam::observation const& one) { return one.about.length == page; }));
+}
+
+BOOST_AUTO_TEST_CASE(to_another_level_are_made_apart) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  std::vector<flush> all;
+  for (auto const level : {durability::data, durability::data, durability::all, durability::data, durability::none}) {
+    all.push_back(fmmap::async_flush(engine, file, whole, level));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    syncs.wait_for_the_first();
+  }
+  syncs.let_go_on();
+  over.wait_for(5);
+  BOOST_TEST(syncs.made().size() == 3U); // the second and the fourth are one
+  for (auto& each : all) {
+    BOOST_TEST(each.await_resume().has_value());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(that_were_made_together_fail_together) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 10 * page}));
+  armed const table;
+  for (auto const each : {call::fdatasync, call::msync}) {
+    seam::fail(each, EIO, 1, 1); // the second one
+  }
+  observed_syncs syncs;
+  counter over;
+  std::vector<flush> all;
+  for (std::size_t i = 0; i < 10; ++i) {
+    all.push_back(fmmap::async_flush(engine, file, {.offset = i * page, .length = page}));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    syncs.wait_for_the_first();
+  }
+  syncs.let_go_on();
+  over.wait_for(10);
+  BOOST_TEST(all.front().await_resume().has_value());
+  for (auto& each : all | std::views::drop(1)) {
+    BOOST_TEST(fails(each.await_resume(), std::errc::io_error));
+  }
+  BOOST_TEST(fails(file.flush(), std::errc::io_error));
+}
+
+// Who has joined others leaves them as they are.
+BOOST_AUTO_TEST_CASE(may_be_dropped_and_come_too_late_to_be_stopped) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 10 * page}));
+  for (auto const dropped : {0UZ, 1UZ, 2UZ, 9UZ}) {
+    armed const table;
+    std::optional<observed_syncs> syncs{std::in_place};
+    counter over;
+    std::stop_source stop;
+    std::vector<std::optional<flush>> all;
+    for (std::size_t i = 0; i < 10; ++i) {
+      all.emplace_back(fmmap::async_flush(engine, file, {.offset = i * page, .length = page}, durability::data,
+                                          i == 5 ? stop.get_token() : std::stop_token{}));
+      BOOST_TEST(all.back()->start(counter::tell, &over));
+      syncs->wait_for_the_first();
+    }
+    seam::delay(call::fdatasync, 20'000us); // the second one, while it is dropped
+    seam::delay(call::msync, 20'000us);
+    syncs->let_go_on();
+    over.wait_for(1);
+    std::this_thread::sleep_for(2ms);
+    all[dropped].reset();
+    stop.request_stop();
+    over.wait_for(dropped == 0 ? 10 : 9);
+    for (std::size_t i = 0; i < 10; ++i) {
+      if (all[i]) {
+        auto const got = all[i]->await_resume();
+        BOOST_TEST((got || (i == 5 && fails(got, std::errc::operation_canceled))));
+      }
+    }
+    all.clear();
+  }
+}
+
+BOOST_AUTO_TEST_CASE(through_two_mappings_are_flushed_each) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 10 * page}));
+  auto other = or_throw(fmmap::mapping::map(file.as_file(), {.access = fmmap::access::read_write}));
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  std::vector<flush> all;
+  auto const ask = [&](auto& object, std::size_t offset) {
+    all.push_back(fmmap::async_flush(engine, object, {.offset = offset, .length = page}));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    syncs.wait_for_the_first();
+  };
+  ask(file, 0);
+  ask(file, page);
+  ask(other, 2 * page);
+  ask(file, 3 * page);
+  ask(other, 4 * page);
+  syncs.let_go_on();
+  over.wait_for(5);
+  BOOST_TEST(syncs.made().size() == 3U);
+  for (auto& each : all) {
+    BOOST_TEST(each.await_resume().has_value());
+  }
+}
+
+// By threads of the program's and by the engine, with a failure among them: nobody hangs, and once the failure is told all fail.
+BOOST_AUTO_TEST_CASE(go_with_those_of_threads) {
+  auto const engine = engine_of({.threads = 2});
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 100 * page}));
+  std::atomic<int> wrong{0};
+  armed const table;
+  auto const run = [&] {
+    std::vector<std::jthread> threads;
+    for (std::size_t t = 0; t < 3; ++t) {
+      threads.emplace_back([&, t] {
+        for (std::size_t i = 0; i < 100; ++i) {
+          auto const part = fmmap::byte_range{.offset = (i * 7 + t) % 100 * page, .length = page};
+          auto const got = t == 0 ? file.flush(part) : awaited(fmmap::async_flush(engine, file, part));
+          wrong += got || fails(got, std::errc::io_error) ? 0 : 1;
+        }
+      });
+    }
+  };
+  run();
+  BOOST_TEST(wrong == 0);
+  seam::fail(call::fdatasync, EIO, 1, 20);
+  run();
+  BOOST_TEST(wrong == 0);
+  if (engine.kind() == engine_kind::io_uring) {
+    BOOST_TEST(fails(file.flush(), std::errc::io_error));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
