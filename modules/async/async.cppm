@@ -12,3 +12,4 @@ export import :io_engine;
 export import :operation;
 export import :sync_wait;
 export import :task;
+export import :write_behind;

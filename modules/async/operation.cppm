@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 module;
 
+#include <chrono>
 #include <concepts>
 #include <coroutine>
 #include <exception>
@@ -39,6 +40,8 @@ class request : public std::enable_shared_from_this<request> {
 public:
   // `needs_object`: it uses an object of the program's while it runs, so its operation cannot go before it is over.
   request(std::shared_ptr<engine_state> engine, std::stop_token stop, bool needs_object) noexcept;
+  // One that is over that long after it has begun.
+  request(std::shared_ptr<engine_state> engine, std::stop_token stop, std::chrono::nanoseconds after) noexcept;
   request(request const&) = delete;
   auto operator=(request const&) -> request& = delete;
   virtual ~request();
@@ -72,6 +75,8 @@ private:
   std::shared_ptr<engine_state> const engine_;
   std::stop_token const stop_;
   bool const needs_object_;
+  std::optional<std::chrono::nanoseconds> const after_;
+  std::chrono::steady_clock::time_point until_; // from its beginning on, where it is over after a time
   phase phase_ = phase::idle;
   bool is_stopped_ = false;
   bool is_dropped_ = false;
@@ -232,11 +237,18 @@ template <std::invocable Function>
                                                                         std::move(stop), false, std::move(function))};
 }
 
+/// Is over after a time, which begins when it is awaited. It takes no thread.
+[[nodiscard]] auto async_sleep(io_engine const& engine, std::chrono::nanoseconds time, std::stop_token stop = {})
+    -> operation<void>;
+
 } // namespace fmmap
 
 namespace fmmap {
 
-// The same for one that uses an object of the program's.
+[[nodiscard]] auto sleep_on(std::shared_ptr<engine_state> engine, std::chrono::nanoseconds time, std::stop_token stop)
+    -> operation<void>;
+
+// As `async_call`, for what uses an object of the program's.
 template <class T, class Function>
 [[nodiscard]] auto call_with_object(io_engine const& engine, Function function, std::stop_token stop) -> operation<T> {
   return operation<T>{std::make_shared<request_by<T, Function>>(operation_access::state_of(engine), std::move(stop),

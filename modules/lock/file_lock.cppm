@@ -2,6 +2,7 @@
 module;
 
 #include <chrono>
+#include <concepts>
 #include <expected>
 #include <memory>
 #include <optional>
@@ -61,6 +62,15 @@ public:
   /// and for `lock_kind::process`; what open(2) reports of opening the file once more, which takes the same permissions.
   [[nodiscard]] static auto create(file const& of, byte_range range = whole,
                                    lock_kind kind = lock_kind::open_file_description) -> result<file_lock>;
+  /// The same of the file of a mapped file.
+  template <class Mapped>
+    requires requires(Mapped const& of) {
+      { of.as_file() } -> std::same_as<file const&>;
+    }
+  [[nodiscard]] static auto create(Mapped const& of, byte_range range = whole,
+                                   lock_kind kind = lock_kind::open_file_description) -> result<file_lock> {
+    return create(of.as_file(), range, kind);
+  }
 
   /// A handle to nothing, as is one that was moved from or closed: what is called on it is `errc::closed`.
   file_lock() noexcept = default;

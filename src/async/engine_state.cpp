@@ -4,6 +4,7 @@ module;
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <exception>
@@ -58,6 +59,9 @@ auto start_thread(Body body) noexcept -> result<std::thread> {
 request::request(std::shared_ptr<engine_state> engine, std::stop_token stop, bool needs_object) noexcept
     : engine_{std::move(engine)}, stop_{std::move(stop)}, needs_object_{needs_object} {}
 
+request::request(std::shared_ptr<engine_state> engine, std::stop_token stop, std::chrono::nanoseconds after) noexcept
+    : engine_{std::move(engine)}, stop_{std::move(stop)}, needs_object_{false}, after_{after} {}
+
 request::~request() = default;
 
 void request::on_stop::operator()() const noexcept { asked->engine_->stop(*asked); }
@@ -72,10 +76,21 @@ auto operation_access::start(request& one, completion then) -> bool {
 
 auto operation_access::drop(request& one) noexcept -> bool { return !one.engine_ || one.engine_->drop(one); }
 
-void request_queue::push(request& one) noexcept {
-  one.next_ = nullptr;
-  one.previous_ = std::exchange(last_, &one);
-  (one.previous_ != nullptr ? one.previous_->next_ : first_) = &one;
+void request_queue::push(request& one) noexcept { insert_after(last_, one); }
+
+void request_queue::push_by_time(request& one) noexcept {
+  auto* before = last_;
+  while (before != nullptr && before->until_ > one.until_) {
+    before = before->previous_;
+  }
+  insert_after(before, one);
+}
+
+void request_queue::insert_after(request* before, request& one) noexcept {
+  auto*& link = before != nullptr ? before->next_ : first_;
+  one.previous_ = before;
+  one.next_ = std::exchange(link, &one);
+  (one.next_ != nullptr ? one.next_->previous_ : last_) = &one;
   ++size_;
 }
 
@@ -102,11 +117,19 @@ auto engine_state::make(engine_options const& options) -> result<std::shared_ptr
     return std::unexpected(
         error::make(errc::invalid_options, "create an engine", {}, {}, "a wait for a lock needs a thread of its own"));
   }
-  auto kernel = options.kind == engine_kind::threads ? result<std::unique_ptr<fmmap::ring>>{} : ring::make();
-  if (options.kind == engine_kind::io_uring && !kernel) {
-    return std::unexpected(std::move(kernel).error());
+  std::unique_ptr<ring> kernel;
+  std::optional<error> why;
+  if (options.kind != engine_kind::threads) {
+    auto set_up = ring::make();
+    if (set_up) {
+      kernel = *std::move(set_up);
+    } else if (options.kind == engine_kind::io_uring) {
+      return std::unexpected(std::move(set_up).error());
+    } else {
+      why = std::move(set_up).error();
+    }
   }
-  auto made = std::make_shared<engine_state>(threads, options.lock_threads, std::move(kernel));
+  auto made = std::make_shared<engine_state>(threads, options.lock_threads, std::move(kernel), std::move(why));
   made->threads_.reserve(std::size_t{threads} + 2);
   auto first = start_thread([made] { made->resume_all(); });
   if (!first) {
@@ -129,7 +152,7 @@ void engine_state::close() noexcept {
   if (is_closing_.exchange(true)) {
     return;
   }
-  for (auto* const queue : {&queued_, &queued_to_wait_}) {
+  for (auto* const queue : {&queued_, &queued_to_wait_, &sleeping_}) {
     while (!queue->empty()) {
       refuse(queue->pop(), canceled());
     }
@@ -153,7 +176,7 @@ void engine_state::close() noexcept {
 }
 
 auto engine_state::is_quiet() const noexcept -> bool {
-  return queued_.empty() && queued_to_wait_.empty() && running_.empty() && done_.empty();
+  return queued_.empty() && queued_to_wait_.empty() && sleeping_.empty() && running_.empty() && done_.empty();
 }
 
 // --- What a request goes through --------------------------------------------------------------------------------------------
@@ -170,13 +193,18 @@ auto engine_state::start(request& one, completion then) -> bool {
     lock const held{mutex_};
     auto const called = is_closing_       ? std::unexpected(closed())
                         : one.is_stopped_ ? std::unexpected(canceled())
+                        : one.after_      ? result<void>{}
                                           : call_worker();
     if (called) {
       one.then_ = then;
       one.phase_ = request::phase::waiting;
       one.kept_ = one.shared_from_this();
-      queued_.push(one);
-      asked_.notify_one();
+      if (one.after_) {
+        let_sleep(one);
+      } else {
+        queued_.push(one);
+        asked_.notify_one();
+      }
       return true;
     }
     one.phase_ = request::phase::over;
@@ -199,7 +227,9 @@ auto engine_state::call_worker() noexcept -> result<void> {
   return count_workers() != 0 ? result<void>{} : std::unexpected(std::move(worker).error());
 }
 
+// Not in the way of who has asked it: a thread that wakes may take the processor of the one that wakes it.
 void engine_state::work() noexcept {
+  os::interrupt_nobody();
   lock held{mutex_};
   while (true) {
     request* next = nullptr;
@@ -423,9 +453,17 @@ void engine_state::refuse(request& one, error why) noexcept {
 void engine_state::resume_all() noexcept {
   lock held{mutex_};
   while (true) {
-    finished_.wait(held, [&] { return !done_.empty() || (is_closing_ && is_quiet()); });
+    wake_sleepers();
     if (done_.empty()) {
-      return;
+      if (is_closing_ && is_quiet()) {
+        return;
+      }
+      if (sleeping_.empty()) {
+        finished_.wait(held);
+      } else {
+        finished_.wait_until(held, sleeping_.first().until_);
+      }
+      continue;
     }
     auto& one = done_.pop();
     one.phase_ = request::phase::over;
@@ -439,9 +477,28 @@ void engine_state::resume_all() noexcept {
   }
 }
 
+void engine_state::let_sleep(request& one) noexcept {
+  using clock = std::chrono::steady_clock;
+  auto const now = clock::now();
+  one.until_ = *one.after_ < clock::time_point::max() - now ? now + *one.after_ : clock::time_point::max();
+  sleeping_.push_by_time(one);
+  finished_.notify_all();
+}
+
+void engine_state::wake_sleepers() noexcept {
+  while (!sleeping_.empty() && sleeping_.first().until_ <= std::chrono::steady_clock::now()) {
+    auto& one = sleeping_.pop();
+    (void)one.perform(false, {});
+    be_done(one);
+  }
+}
+
 // --- Stopping and dropping --------------------------------------------------------------------------------------------------
 
 void engine_state::stop(request& one) noexcept {
+  if (is_forked()) {
+    return;
+  }
   lock held{mutex_};
   switch (one.phase_) {
   case request::phase::idle:

@@ -29,7 +29,9 @@ class request_queue {
 public:
   [[nodiscard]] auto empty() const noexcept -> bool { return first_ == nullptr; }
   [[nodiscard]] auto size() const noexcept -> std::size_t { return size_; }
+  [[nodiscard]] auto first() const noexcept -> request& { return *first_; }
   void push(request& one) noexcept;
+  void push_by_time(request& one) noexcept; // in the order of when they are over
   void remove(request& one) noexcept;
   [[nodiscard]] auto pop() noexcept -> request&;
 
@@ -45,6 +47,7 @@ public:
 
 private:
   [[nodiscard]] static auto next_of(request const& one) noexcept -> request*;
+  void insert_after(request* before, request& one) noexcept;
 
   request* first_ = nullptr;
   request* last_ = nullptr;
@@ -70,11 +73,9 @@ public:
   [[nodiscard]] auto is_closed() const noexcept -> bool { return is_closing_.load(std::memory_order_relaxed); }
   [[nodiscard]] auto is_forked() const noexcept -> bool { return os::process_id() != process_; }
 
-  engine_state(unsigned threads, unsigned lock_threads, result<std::unique_ptr<ring>> kernel)
-      : most_workers_{threads},
-        most_waiting_{lock_threads},
-        ring_{kernel ? *std::move(kernel) : nullptr},
-        ring_error_{kernel ? std::nullopt : std::optional{std::move(kernel).error()}} {}
+  // Without a ring, `why` is the reason where it was to have one if it could.
+  engine_state(unsigned threads, unsigned lock_threads, std::unique_ptr<ring> kernel, std::optional<error> why)
+      : most_workers_{threads}, most_waiting_{lock_threads}, ring_{std::move(kernel)}, ring_error_{std::move(why)} {}
 
 private:
   using lock = std::unique_lock<std::mutex>;
@@ -96,6 +97,8 @@ private:
   void begin(request& one) noexcept;
   void absorb_into(request& one) noexcept;
   void let_wait(request& one) noexcept;
+  void let_sleep(request& one) noexcept;
+  void wake_sleepers() noexcept;
   [[nodiscard]] auto wait_elsewhere(request& one) noexcept -> result<void>;
   void end(lock& held, request& one) noexcept; // may release it for a moment
   void conclude(lock& held, request& one) noexcept;
@@ -107,7 +110,7 @@ private:
   [[nodiscard]] auto count_workers() const noexcept -> std::size_t { return threads_.size() - (ring_ ? 2 : 1); }
   // Where it waits for its turn.
   [[nodiscard]] auto queue_of(request const& one) noexcept -> request_queue& {
-    return one.has_to_wait_ ? queued_to_wait_ : queued_;
+    return one.after_ ? sleeping_ : one.has_to_wait_ ? queued_to_wait_ : queued_;
   }
 
   int const process_ = os::process_id();
@@ -122,6 +125,7 @@ private:
   std::condition_variable changed_; // for who drops a request, or closes
   request_queue queued_;
   request_queue queued_to_wait_;
+  request_queue sleeping_;
   request_queue running_;
   request_queue done_;
   std::size_t idle_ = 0;                // workers

@@ -102,7 +102,28 @@ private:
   void const* const target_;
 };
 
+// What there is to do is over when it begins.
+class sleeping final : public request_for<void> {
+public:
+  using request_for::request_for;
+
+private:
+  auto perform(bool /*may_wait*/, std::stop_token const& /*stop*/) noexcept -> progress override {
+    outcome_.emplace();
+    return progress::done;
+  }
+};
+
 } // namespace
+
+auto sleep_on(std::shared_ptr<engine_state> engine, std::chrono::nanoseconds time, std::stop_token stop)
+    -> operation<void> {
+  return operation<void>{std::make_shared<sleeping>(std::move(engine), std::move(stop), time)};
+}
+
+auto async_sleep(io_engine const& engine, std::chrono::nanoseconds time, std::stop_token stop) -> operation<void> {
+  return sleep_on(operation_access::state_of(engine), time, std::move(stop));
+}
 
 auto run_staged(io_engine const& engine, result<flush_job> job, std::stop_token stop) -> operation<durability> {
   if (!job) {

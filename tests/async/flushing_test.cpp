@@ -13,6 +13,7 @@
 #include <mutex>
 #include <optional>
 #include <ranges>
+#include <stdexcept>
 #include <stop_token>
 #include <string>
 #include <system_error>
@@ -22,8 +23,14 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "support/engines.hpp"
 #include "support/outcome.hpp"
+#include "support/process.hpp"
+#include "support/sandbox.hpp"
 #include "support/scratch.hpp"
 
 import fmmap.async;
@@ -396,6 +403,167 @@ BOOST_AUTO_TEST_CASE(go_with_those_of_threads) {
   if (engine.kind() == engine_kind::io_uring) {
     BOOST_TEST(fails(file.flush(), std::errc::io_error));
   }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(a_flush)
+
+BOOST_AUTO_TEST_CASE(goes_on_when_it_is_interrupted) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  for (auto const level : {durability::started, durability::written, durability::data, durability::all}) {
+    armed const table;
+    for (auto const each : {call::fdatasync, call::fsync, call::msync, call::sync_file_range}) {
+      seam::fail(each, EINTR, 3);
+    }
+    BOOST_TEST(awaited(fmmap::async_flush(engine, file, whole, level)).has_value());
+    BOOST_TEST(seam::injected() == 3U);
+  }
+}
+
+// As the system says it where blocks are found only when pages are written.
+BOOST_AUTO_TEST_CASE(tells_of_a_full_disk) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  armed const table;
+  seam::fail(call::fdatasync, ENOSPC, 1);
+  BOOST_TEST(fails(awaited(fmmap::async_flush(engine, file)), std::errc::no_space_on_device));
+  BOOST_TEST(fails(awaited(fmmap::async_flush(engine, file)), std::errc::no_space_on_device));
+  BOOST_TEST((or_throw(file.rewrite()) >= durability::data));
+}
+
+BOOST_AUTO_TEST_CASE(is_made_while_its_file_grows_shrinks_and_moves) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 64 * page}));
+  counter over;
+  std::vector<flush> all;
+  for (std::size_t i = 0; i < 200; ++i) {
+    file.writable_bytes()[i % 8 * page] = static_cast<std::byte>(i);
+    all.push_back(fmmap::async_flush(engine, file, {.offset = i % 8 * page, .length = page}));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    or_throw(file.resize((i % 7 == 0 ? 8 : 64 + i * 16) * page)); // without a reservation: elsewhere in memory
+  }
+  over.wait_for(200);
+  for (auto& each : all) {
+    BOOST_TEST(each.await_resume().has_value());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(is_made_when_its_file_has_no_name_and_no_handle_any_more) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  file.writable_bytes()[0] = std::byte{1};
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  auto one = fmmap::async_flush(engine, file);
+  BOOST_TEST(one.start(counter::tell, &over));
+  syncs.wait_for_the_first();
+  or_throw(file.remove());
+  or_throw(file.close());
+  syncs.let_go_on();
+  over.wait_for(1);
+  BOOST_TEST(one.await_resume().has_value());
+}
+
+BOOST_AUTO_TEST_CASE(of_a_process_that_ends_ends_with_it) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer wants no fork of a process with threads");
+    return;
+  }
+  scratch const folder;
+  for (int i = 0; i < 10; ++i) {
+    BOOST_TEST(found_in_child([&](findings&) {
+                 ::alarm(20);
+                 auto& engine = *new io_engine{engine_of()};
+                 for (int n = 0; n < 50; ++n) {
+                   auto& file = *new mutable_mapped_file{or_throw(mutable_mapped_file::create(
+                       folder / (std::to_string(i) + "-" + std::to_string(n)), {.size = page}))};
+                   file.writable_bytes()[0] = std::byte{1};
+                   auto& one = *new flush{fmmap::async_flush(engine, file)};
+                   (void)one.start([](void*) noexcept {}, nullptr);
+                 }
+               }) == "");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(under_way_at_a_fork_is_the_parents) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer wants no fork of a process with threads");
+    return;
+  }
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  file.writable_bytes()[0] = std::byte{1};
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  std::optional one{fmmap::async_flush(engine, file)};
+  BOOST_TEST(one->start(counter::tell, &over));
+  syncs.wait_for_the_first();
+  BOOST_TEST(found_in_child([&](findings& found) {
+               ::alarm(20);
+               seam::disarm();
+               found.expect(fails(awaited(fmmap::async_flush(engine, file)), fmmap::errc::forked), "the child flushes");
+               one.reset();
+             }) == "");
+  syncs.let_go_on();
+  over.wait_for(1);
+  BOOST_TEST(one->await_resume().has_value());
+}
+
+// As filters of containers do it.
+BOOST_AUTO_TEST_CASE(needs_no_ring) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer wants no fork of a process with threads");
+    return;
+  }
+  scratch const folder;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               ::alarm(20);
+               forbid_call(SYS_io_uring_setup);
+               auto const engine = or_throw(io_engine::create());
+               found.expect(engine.kind() == engine_kind::threads, "there is a ring");
+               found.expect(engine.ring_error() && engine.ring_error()->code().value() == EPERM, "it does not say why");
+               found.expect(
+                   fails(io_engine::create({.kind = engine_kind::io_uring}), std::errc::operation_not_permitted),
+                   "a ring can be had");
+               auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+               found.expect(awaited(fmmap::async_flush(engine, file)).has_value(), "it cannot flush");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_CASE(needs_no_descriptor) {
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  rlimit old{};
+  BOOST_TEST_REQUIRE(::getrlimit(RLIMIT_NOFILE, &old) == 0);
+  auto const none = rlimit{.rlim_cur = 3, .rlim_max = old.rlim_max};
+  BOOST_TEST_REQUIRE(::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  {
+    auto const engine = io_engine::create();
+    BOOST_TEST((engine && engine->kind() == engine_kind::threads));
+    BOOST_TEST((engine && awaited(fmmap::async_flush(*engine, file)).has_value()));
+  }
+  BOOST_TEST(::setrlimit(RLIMIT_NOFILE, &old) == 0);
+}
+
+BOOST_AUTO_TEST_CASE(whose_coroutine_throws_tells_who_awaits_that) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  auto const thrower = [&]() -> task<> {
+    (void)or_throw(co_await fmmap::async_flush(engine, file));
+    throw std::runtime_error{"mine"};
+  };
+  BOOST_CHECK_THROW(sync_wait(thrower()), std::runtime_error);
+  BOOST_TEST(awaited(fmmap::async_flush(engine, file)).has_value());
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <coroutine>
 #include <cstddef>
 #include <expected>
@@ -66,10 +67,14 @@ std::vector<scenario> const scenarios{
            or_throw(engine.close());
          },
      // Without a ring there are threads.
-     .tolerated =
-         {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::io_uring_setup}, {call::io_uring_enter}}},
+     .tolerated = {{call::fallocate, ENOSYS},
+                   {call::fallocate, EOPNOTSUPP},
+                   {call::sched_setscheduler},
+                   {call::io_uring_setup},
+                   {call::io_uring_enter}}},
     {.name = "what changes in memory, and locks",
-     .calls = {"async_open_mutable", "async_prefault", "async_commit", "async_lock", "async_call"},
+     .calls = {"async_open_mutable", "async_prefault", "async_commit", "async_lock", "async_call", "async_sleep",
+               "write_behind::room", "write_behind::check"},
      .prepare = [](trial& t) { (void)t.file("a", std::string(4096, 'a')); },
      .body =
          [](trial& t) {
@@ -89,16 +94,24 @@ std::vector<scenario> const scenarios{
                or_throw(lock.release());
              }
              or_throw(lock.close());
+             or_throw(co_await fmmap::async_sleep(engine, std::chrono::microseconds{1}));
+             {
+               fmmap::write_behind behind{engine, file, {.interval = std::chrono::hours{1}}};
+               or_throw(behind.check());
+               or_throw(co_await behind.room());
+             }
              or_throw(co_await fmmap::async_call(engine, [&] { return file.close(); }));
            };
            sync_wait(work());
            or_throw(engine.close());
          },
      // Contention, which is not waited for here; and what has another way.
-     .tolerated = {{call::fcntl, EAGAIN},
+     .tolerated = {{call::cachestat},
+                   {call::fcntl, EAGAIN},
                    {call::fcntl, EACCES},
                    {call::fallocate, ENOSYS},
                    {call::fallocate, EOPNOTSUPP},
+                   {call::sched_setscheduler},
                    {call::io_uring_setup},
                    {call::io_uring_enter}}},
     {.name = "files that others see whole",
@@ -120,7 +133,8 @@ std::vector<scenario> const scenarios{
            sync_wait(work());
            or_throw(engine.close());
          },
-     .tolerated = {{call::io_uring_setup},
+     .tolerated = {{call::sched_setscheduler},
+                   {call::io_uring_setup},
                    {call::ioctl},
                    {call::copy_file_range},
                    {call::lseek, EINVAL},

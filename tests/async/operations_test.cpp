@@ -370,7 +370,11 @@ BOOST_AUTO_TEST_CASE(when_it_has_begun_comes_too_late) {
   armed const table;
   seam::delay(call::fallocate, 20'000us);
   std::stop_source stop;
-  seam::observe([&](seam::observation const&) { stop.request_stop(); });
+  seam::observe([&](seam::observation const& one) {
+    if (one.which == call::fallocate) {
+      stop.request_stop();
+    }
+  });
   auto const done = awaited(fmmap::async_resize(engine, file, 4 * page, stop.get_token()));
   BOOST_TEST(stop.stop_requested());
   BOOST_TEST(done.has_value());

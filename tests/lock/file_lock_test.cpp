@@ -98,6 +98,18 @@ BOOST_AUTO_TEST_CASE(keeps_out_what_its_mode_says) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(may_be_of_what_a_mapped_file_maps) {
+  scratch const folder;
+  auto const mapped = or_throw(fmmap::mutable_mapped_file::create(folder / "a", {.size = 1}));
+  auto const seen = or_throw(fmmap::mapped_file::open(folder / "a"));
+  auto one = or_throw(fmmap::file_lock::create(mapped));
+  auto two = or_throw(fmmap::file_lock::create(seen));
+  BOOST_TEST(had(one.try_acquire(exclusive)));
+  BOOST_TEST(!had(two.try_acquire(shared)));
+  or_throw(one.release());
+  BOOST_TEST(had(two.try_acquire(shared)));
+}
+
 BOOST_AUTO_TEST_CASE(is_of_the_bytes_of_its_range) {
   locked_place const place;
   auto first = place.lock({.offset = 0, .length = 10});

@@ -249,7 +249,7 @@ void collect(std::string const& unit, interface& into) {
 
 auto public_interface() -> interface {
   interface all;
-  for (auto const* const folder : {"modules/core", "modules/lock", "modules/pmr"}) {
+  for (auto const* const folder : {"modules/core", "modules/lock", "modules/pmr", "modules/async"}) {
     for (auto const& entry : fs::directory_iterator{sources / folder}) {
       collect(read_back(entry.path()), all);
     }
@@ -265,7 +265,7 @@ auto without_comments(std::string const& text) -> std::string {
 // The tests that are run, and the examples.
 auto uses() -> std::string {
   std::string all;
-  for (auto const* const folder : {"tests/core", "tests/lock", "tests/os", "tests/pmr", "examples"}) {
+  for (auto const* const folder : {"tests/core", "tests/lock", "tests/os", "tests/pmr", "tests/async", "examples"}) {
     for (auto const& entry : fs::directory_iterator{sources / folder}) {
       if (entry.path().extension() == ".cpp") {
         all += without_comments(read_back(entry.path()));

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <coroutine>
+#include <cstdint>
+#include <exception>
+#include <expected>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+module fmmap.async;
+
+import fmmap.core;
+import fmmap.os;
+import :engine_state;
+
+namespace fmmap {
+
+namespace {
+
+// Bytes that are looked at, and written, at a time.
+constexpr std::uint64_t window = std::uint64_t{8} << 20;
+
+// A coroutine that nobody awaits.
+struct errand_for_nobody {
+  struct promise_type {
+    auto get_return_object() const noexcept -> errand_for_nobody { return {}; }
+    auto initial_suspend() const noexcept -> std::suspend_never { return {}; }
+    auto final_suspend() const noexcept -> std::suspend_never { return {}; }
+    void return_void() const noexcept {}
+    void unhandled_exception() const noexcept { std::terminate(); }
+  };
+};
+
+} // namespace
+
+// A file that is written behind, by a descriptor of its own: a failed write is told once for each open file, and so to its
+// flushes as well.
+class dirty_watch {
+public:
+  dirty_watch(std::shared_ptr<engine_state> engine, mutable_mapped_file const& file, write_behind_options options)
+      : engine_{std::move(engine)}, options_{options}, path_{file.path()} {
+    if (options.dirty_budget == 0 || options.interval <= std::chrono::milliseconds::zero()) {
+      note(error::make(errc::invalid_options, "write behind", path_, {}, "no budget, or no interval"));
+      return;
+    }
+    if (!file.is_open()) {
+      note(error::make(errc::closed, "write behind"));
+      return;
+    }
+    auto const opened = os::retry([&] { return os::reopen(file.as_file().native_handle(), {.write = true}); });
+    if (!opened) {
+      note(failure(opened.error()));
+      return;
+    }
+    descriptor_ = *opened;
+  }
+  dirty_watch(dirty_watch const&) = delete;
+  auto operator=(dirty_watch const&) -> dirty_watch& = delete;
+  ~dirty_watch() {
+    if (descriptor_ != os::no_descriptor) {
+      if (auto const closed = os::close(descriptor_); !closed) {
+        report_dropped_error(error::make({closed.error(), std::system_category()}, "close", path_));
+      }
+    }
+  }
+
+  [[nodiscard]] auto is_possible() const noexcept -> bool { return descriptor_ != os::no_descriptor; }
+  [[nodiscard]] auto interval() const noexcept -> std::chrono::milliseconds { return options_.interval; }
+  [[nodiscard]] auto engine() const noexcept -> std::shared_ptr<engine_state> const& { return engine_; }
+
+  // Begins writing where more than half of the budget is dirty.
+  [[nodiscard]] auto look() -> result<void> { return write(options_.dirty_budget / 2, false); }
+  // Writes until no more than that is.
+  [[nodiscard]] auto make_room() -> result<void> { return write(options_.dirty_budget, true); }
+
+  void note(error why) {
+    std::scoped_lock const held{mutex_};
+    if (!first_error_) {
+      first_error_ = std::move(why);
+    }
+  }
+  [[nodiscard]] auto take_error() -> std::optional<error> {
+    std::scoped_lock const held{mutex_};
+    return std::exchange(first_error_, std::nullopt);
+  }
+  [[nodiscard]] auto stats() const -> write_behind_stats {
+    std::scoped_lock const held{mutex_};
+    return stats_;
+  }
+
+  std::stop_source stop;
+
+private:
+  [[nodiscard]] auto failure(int code) const -> error {
+    return error::make({code, std::system_category()}, "write behind", path_);
+  }
+
+  // Bytes that wait to be written, and those that are being written as well; nothing where the system does not count them.
+  [[nodiscard]] auto count(std::uint64_t offset, std::uint64_t length, bool in_writing) const
+      -> std::optional<std::uint64_t> {
+    auto const seen = os::cache(descriptor_, offset, length);
+    return seen ? std::optional{seen->dirty + (in_writing ? seen->writeback : 0)} : std::nullopt;
+  }
+
+  [[nodiscard]] auto write(std::uint64_t allowed, bool wait) -> result<void> {
+    auto const status = os::status(descriptor_);
+    if (!status) {
+      return std::unexpected(failure(status.error()));
+    }
+    auto const all = count(0, status->size, true);
+    auto left = all ? count(0, status->size, wait) : std::nullopt;
+    {
+      std::scoped_lock const held{mutex_};
+      ++stats_.looks;
+      stats_.dirty_known = all.has_value();
+      stats_.dirty_bytes = all.value_or(0);
+    }
+    for (std::uint64_t seen = 0; seen < status->size && (!left || *left > allowed); seen += window) {
+      auto const at = next_window(status->size);
+      auto const here = left ? count(at, window, wait).value_or(0) : std::min(window, status->size - at);
+      if (here == 0) {
+        continue;
+      }
+      if (auto const done = write_window(at, here, wait); !done) {
+        return done;
+      }
+      if (left) {
+        *left -= std::min(*left, here);
+      }
+    }
+    return {};
+  }
+
+  // One after the other, from where the last look ended.
+  [[nodiscard]] auto next_window(std::uint64_t size) -> std::uint64_t {
+    std::scoped_lock const held{mutex_};
+    auto const at = next_ < size ? next_ : 0;
+    next_ = at + window;
+    return at;
+  }
+
+  [[nodiscard]] auto write_window(std::uint64_t at, std::uint64_t bytes, bool wait) -> result<void> {
+    auto done = os::retry([&] { return os::sync_range(descriptor_, at, window, wait); });
+    if (!done && (done.error() == ENOSYS || done.error() == EINVAL || done.error() == EOPNOTSUPP)) {
+      done = os::retry([&] { return os::sync_data(descriptor_); });
+    }
+    if (!done) {
+      return std::unexpected(failure(done.error()));
+    }
+    std::scoped_lock const held{mutex_};
+    stats_.begun_bytes += bytes;
+    return {};
+  }
+
+  std::shared_ptr<engine_state> const engine_;
+  write_behind_options const options_;
+  std::string const path_;
+  os::descriptor descriptor_ = os::no_descriptor;
+
+  mutable std::mutex mutex_; // of all that follows
+  write_behind_stats stats_;
+  std::optional<error> first_error_;
+  std::uint64_t next_ = 0; // where to look next
+};
+
+namespace {
+
+template <class Function>
+auto call_on(std::shared_ptr<engine_state> engine, Function function, std::stop_token stop) -> operation<void> {
+  return operation<void>{
+      std::make_shared<request_by<void, Function>>(std::move(engine), std::move(stop), false, std::move(function))};
+}
+
+// Until it is stopped, or the engine closed.
+auto keep_looking(std::shared_ptr<dirty_watch> watch) -> errand_for_nobody {
+  auto const stop = watch->stop.get_token();
+  while (!stop.stop_requested()) {
+    if (!co_await sleep_on(watch->engine(), watch->interval(), stop)) {
+      break;
+    }
+    auto const looked = co_await call_on(watch->engine(), [watch] { return watch->look(); }, stop);
+    if (!looked) {
+      if (stop.stop_requested()) {
+        break;
+      }
+      watch->note(looked.error());
+    }
+  }
+  auto const engine = watch->engine();
+  (void)co_await call_on(engine, [last = std::move(watch)]() -> result<void> { return {}; }, {}); // closes there
+}
+
+} // namespace
+
+write_behind::write_behind(io_engine const& engine, mutable_mapped_file const& file, write_behind_options options)
+    : watch_{std::make_shared<dirty_watch>(operation_access::state_of(engine), file, options)} {
+  if (!engine.is_open()) {
+    watch_->note(error::make(errc::closed, "write behind", file.path(), {}, "the engine is closed"));
+  } else if (watch_->is_possible()) {
+    keep_looking(watch_);
+  }
+}
+
+write_behind::~write_behind() { watch_->stop.request_stop(); }
+
+auto write_behind::room(std::stop_token stop) const -> operation<void> {
+  if (!watch_->is_possible()) {
+    return operation<void>{error::make(errc::closed, "write behind", {}, {}, "it watches nothing: see check()")};
+  }
+  return call_on(watch_->engine(), [watch = watch_] { return watch->make_room(); }, std::move(stop));
+}
+
+auto write_behind::check() -> result<void> {
+  auto first = watch_->take_error();
+  return first ? result<void>{std::unexpected(*std::move(first))} : result<void>{};
+}
+
+auto write_behind::stats() const -> write_behind_stats { return watch_->stats(); }
+
+} // namespace fmmap
