@@ -3,6 +3,7 @@
 # cmake -DFROM=<folder> -DTO=<folder> -P TidyCommands.cmake
 #
 # Copies what compile_commands.json says of modules/ and src/, once a source: tests have the library built from the same ones.
+cmake_minimum_required(VERSION 3.28...4.0) # a script has no project's policies
 file(READ "${FROM}/compile_commands.json" commands)
 string(JSON count LENGTH "${commands}")
 math(EXPR last "${count} - 1")
