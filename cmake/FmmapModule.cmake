@@ -18,13 +18,15 @@ set_property(GLOBAL PROPERTY FMMAP_LEFT_OUT "")
 
 # fmmap_add_module(<name> INTERFACE <.cppm in modules/<name>/>... [INTERNAL <.cppm in src/<name>/>...]
 #                  [SOURCES <.cpp in src/<name>/>...] [DEPENDS <module>...] [DEPENDS_ON_INTERNAL <module>...]
-#                  [FOLDER <folder>] [LIBRARIES <target>...] [PACKAGE <package> CURE <apt line>])
+#                  [FOLDER <folder>] [LIBRARIES <target>...] [INTERFACE_LIBRARIES <target>...]
+#                  [PACKAGE <package> [version] [CONFIG] CURE <apt line>])
 #
-# An adapter lies in the FOLDER of the module it extends, and links LIBRARIES, of a PACKAGE that those who use it from an
-# installed fmmap need as well.
+# An adapter lies in the FOLDER of the module it extends, and links LIBRARIES, or INTERFACE_LIBRARIES where its interface
+# includes their headers, of a PACKAGE that those who use it from an installed fmmap need as well.
 function(fmmap_add_module name)
   cmake_parse_arguments(
-    PARSE_ARGV 1 arg "" "FOLDER;PACKAGE;CURE" "INTERFACE;INTERNAL;SOURCES;DEPENDS;DEPENDS_ON_INTERNAL;LIBRARIES"
+    PARSE_ARGV 1 arg "" "FOLDER;CURE"
+    "INTERFACE;INTERNAL;SOURCES;DEPENDS;DEPENDS_ON_INTERNAL;LIBRARIES;INTERFACE_LIBRARIES;PACKAGE"
   )
   if(NOT arg_FOLDER)
     set(arg_FOLDER ${name})
@@ -58,11 +60,12 @@ function(fmmap_add_module name)
     foreach(dependency IN LISTS arg_DEPENDS_ON_INTERNAL)
       target_link_libraries(${target} PRIVATE fmmap_${dependency}${suffix})
     endforeach()
-    target_link_libraries(${target} PRIVATE ${arg_LIBRARIES})
+    target_link_libraries(${target} PRIVATE ${arg_LIBRARIES} PUBLIC ${arg_INTERFACE_LIBRARIES})
   endforeach()
 
   if(arg_PACKAGE)
-    set_property(GLOBAL APPEND PROPERTY FMMAP_PACKAGES "_fmmap_needs(${name} ${arg_PACKAGE} \"${arg_CURE}\")")
+    list(JOIN arg_PACKAGE " " arg_PACKAGE)
+    set_property(GLOBAL APPEND PROPERTY FMMAP_PACKAGES "_fmmap_needs(${name} \"${arg_CURE}\" ${arg_PACKAGE})")
   endif()
   fmmap_name_module(${name})
   get_property(target TARGET fmmap_${name} PROPERTY NAME) # what fmmap_<name> is an alias of, if it is one

@@ -102,6 +102,7 @@ public:
   [[nodiscard]] static auto start(request& one, completion then) -> bool;
   // Whether nothing will be called any more.
   static auto drop(request& one) noexcept -> bool;
+  static void stop(request& one) noexcept;
 };
 
 template <class T>
@@ -216,6 +217,13 @@ public:
 
   /// Drops what has been started. Returns false when `done` has been called, or is being called.
   auto drop() noexcept -> bool { return !request_ || operation_access::drop(*request_); }
+
+  /// Does what a stop by a token does. May be called from any thread, while the operation is there.
+  void stop() noexcept {
+    if (request_) {
+      operation_access::stop(*request_);
+    }
+  }
 
   // Of this module.
   explicit operation(std::shared_ptr<request_for<T>> asked) noexcept : request_{std::move(asked)} {}

@@ -76,6 +76,12 @@ auto operation_access::start(request& one, completion then) -> bool {
 
 auto operation_access::drop(request& one) noexcept -> bool { return !one.engine_ || one.engine_->drop(one); }
 
+void operation_access::stop(request& one) noexcept {
+  if (one.engine_) {
+    one.engine_->stop(one);
+  }
+}
+
 void request_queue::push(request& one) noexcept { insert_after(last_, one); }
 
 void request_queue::push_by_time(request& one) noexcept {

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+module;
+
+#include <condition_variable>
+#include <cstddef>
+#include <exception>
+#include <expected>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+#include <boost/asio/associated_allocator.hpp>
+#include <boost/asio/associated_cancellation_slot.hpp>
+#include <boost/asio/associated_executor.hpp>
+#include <boost/asio/async_result.hpp>
+#include <boost/asio/bind_allocator.hpp>
+#include <boost/asio/cancellation_type.hpp>
+#include <boost/asio/execution/context.hpp>
+#include <boost/asio/execution_context.hpp>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/query.hpp>
+
+/// Waiting for fmmap's operations as Boost.Asio waits: by callbacks, futures, coroutines of its own.
+export module fmmap.async.asio;
+
+import fmmap.core;
+import fmmap.async;
+
+namespace fmmap {
+
+// An operation that a handler waits for.
+class asio_wait {
+public:
+  asio_wait() = default;
+  asio_wait(asio_wait const&) = delete;
+  auto operator=(asio_wait const&) -> asio_wait& = delete;
+  virtual ~asio_wait() = default;
+  // Whether nothing will be posted any more.
+  virtual auto drop() noexcept -> bool = 0;
+};
+
+// All of those whose handlers belong to one context. When that goes, so do they.
+class asio_waits final : public boost::asio::execution_context::service {
+public:
+  using key_type = asio_waits;
+  using list = std::list<std::shared_ptr<asio_wait>>;
+
+  explicit asio_waits(boost::asio::execution_context& context) : service{context} {}
+
+  [[nodiscard]] auto add(std::shared_ptr<asio_wait> one) -> list::iterator {
+    std::scoped_lock const lock{mutex_};
+    auto const added = pending_.insert(pending_.end(), std::move(one));
+    ++to_be_posted_;
+    return added;
+  }
+  void remove(list::iterator one) noexcept {
+    std::scoped_lock const lock{mutex_};
+    pending_.erase(one);
+  }
+  // Also what will not be.
+  void is_posted() noexcept {
+    std::scoped_lock const lock{mutex_};
+    --to_be_posted_;
+    changed_.notify_all(); // with the lock: the context may go then
+  }
+
+private:
+  // What a handler owns may be what another's operation uses: all operations go before any handler. And the context may not go
+  // under who is posting to it, also when that has been run by now.
+  void shutdown() noexcept override {
+    auto const dropped = std::exchange(pending_, {});
+    for (auto const& one : dropped) {
+      if (one->drop()) {
+        is_posted();
+      }
+    }
+    std::unique_lock lock{mutex_};
+    changed_.wait(lock, [&] { return to_be_posted_ == 0; });
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  list pending_;
+  std::size_t to_be_posted_ = 0;
+};
+
+template <class T, class Handler>
+class asio_wait_of final : public asio_wait, public std::enable_shared_from_this<asio_wait_of<T, Handler>> {
+public:
+  asio_wait_of(Handler handler, operation<T> awaited)
+      : handler_{std::move(handler)},
+        work_{boost::asio::get_associated_executor(handler_)},
+        all_{boost::asio::use_service<asio_waits>(static_cast<boost::asio::execution_context&>(
+            boost::asio::query(work_.get_executor(), boost::asio::execution::context)))},
+        operation_{std::move(awaited)} {}
+
+  void begin() {
+    auto const self = this->shared_from_this(); // it may be over before `start` returns
+    if (auto slot = boost::asio::get_associated_cancellation_slot(handler_); slot.is_connected()) {
+      slot.assign([weak = this->weak_from_this()](boost::asio::cancellation_type) {
+        if (auto const one = weak.lock()) {
+          one->operation_.stop();
+        }
+      });
+    }
+    place_ = all_.add(self);
+    if (!operation_.start(&asio_wait_of::post, this)) {
+      is_over_ = true;
+      post(this);
+    }
+  }
+
+  auto drop() noexcept -> bool override { return !is_over_ && operation_.drop(); }
+
+private:
+  // This thread keeps nothing of what it posts, nor the executor: the context waits for `is_posted` alone.
+  static void post(void* argument) noexcept {
+    auto self = static_cast<asio_wait_of*>(argument)->shared_from_this();
+    auto& all = self->all_;
+    {
+      auto const executor = self->work_.get_executor();
+      auto const allocator = boost::asio::get_associated_allocator(self->handler_);
+      boost::asio::post(executor, boost::asio::bind_allocator(
+                                      allocator, [one = std::move(self)]() mutable { complete(std::move(one)); }));
+    }
+    all.is_posted();
+  }
+
+  // The handler has nothing of this left when it is called: it may begin the next one in the same memory.
+  static void complete(std::shared_ptr<asio_wait_of> self) {
+    self->all_.remove(self->place_);
+    boost::asio::get_associated_cancellation_slot(self->handler_).clear();
+    auto [thrown, outcome] = self->outcome();
+    auto const work = std::move(self->work_);
+    auto handler = std::move(self->handler_);
+    self.reset();
+    std::move(handler)(std::move(thrown), std::move(outcome));
+  }
+
+  [[nodiscard]] auto outcome() noexcept -> std::pair<std::exception_ptr, result<T>> {
+    try {
+      return {nullptr, operation_.await_resume()};
+    } catch (...) {
+      auto const none = std::make_error_code(std::errc::operation_canceled);
+      return {std::current_exception(), std::unexpected(error::make(none, "wait for an operation"))};
+    }
+  }
+
+  Handler handler_;
+  boost::asio::executor_work_guard<boost::asio::associated_executor_t<Handler>> work_;
+  asio_waits& all_;
+  asio_waits::list::iterator place_;
+  bool is_over_ = false;   // before it began
+  operation<T> operation_; // goes before the handler, which may own what it uses
+};
+
+} // namespace fmmap
+
+export namespace fmmap {
+
+/// Begins an operation, and completes as `void(std::exception_ptr, result<T>)` does in Boost.Asio: `co_await` with
+/// `use_awaitable` and the future of `use_future` give the `result<T>`, or throw what a function of the program's has thrown.
+///
+/// The handler is called where its associated executor calls it, by a post: never before this returns, and never on a thread of
+/// the engine's. The executor has work until then. A signal of its associated cancellation slot, of any type, is a stop.
+///
+/// When the execution context is destroyed before, the operation is dropped, and the handler is destroyed uncalled. That waits
+/// for operations that use an object of the program's, as dropping does.
+///
+/// Thread safety: as asynchronous functions of Boost.Asio. Out of memory, where a handler cannot be posted, the program ends.
+template <class T, boost::asio::completion_token_for<void(std::exception_ptr, result<T>)> Token>
+auto async_wait(operation<T> awaited, Token&& token) {
+  return boost::asio::async_initiate<Token, void(std::exception_ptr, result<T>)>(
+      []<class Handler>(Handler handler, operation<T> one) {
+        std::make_shared<asio_wait_of<T, Handler>>(std::move(handler), std::move(one))->begin();
+      },
+      token, std::move(awaited));
+}
+
+} // namespace fmmap
