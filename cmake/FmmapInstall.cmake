@@ -40,6 +40,7 @@ install(
     "${PROJECT_BINARY_DIR}/fmmapConfigVersion.cmake"
     "${CMAKE_CURRENT_LIST_DIR}/FmmapRequirements.cmake"
     "${CMAKE_CURRENT_LIST_DIR}/FindLiburing.cmake"
+    "${CMAKE_CURRENT_LIST_DIR}/FindLibuv.cmake"
   DESTINATION "${FMMAP_PACKAGE_DIR}"
 )
 install(
