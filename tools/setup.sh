@@ -73,6 +73,7 @@ wanted() {
   $all || return 0
   echo "clang-format-$llvm clang-tidy-$llvm llvm-$llvm libclang-rt-$llvm-dev"
   echo "libbenchmark-dev libboost$boost-dev libboost-context$boost-dev libboost-iostreams$boost-dev libsqlite3-dev liblmdb-dev"
+  echo "libglib2.0-dev libuv1-dev"
   echo "btrfs-progs debootstrap e2fsprogs fuse3 gdb git jq libfuse3-dev libxbyak-dev python3 strace util-linux xfsprogs"
 }
 

@@ -137,23 +137,39 @@ a_component_that_is_not_installed_is_named() {
 }
 
 # Where a package is missing that only some modules need, the others serve, and those are an error that says what to install.
-a_missing_package_is_missed_by_its_module_alone() {
+# is_missed MODULE PACKAGE CURE: the consumer, which has just been configured without the package, is refused with the cure when
+# it names the module or links it.
+is_missed() {
   local said
-  [[ " $public_modules " == *" mimalloc "* ]] || skip "fmmap was built without mimalloc (Debian: apt-get install libmimalloc-dev)"
+  if said=$("$cmake" -S "$consumer" -B "$work/missing" -ULINK -DCOMPONENT="$1" 2>&1); then
+    die "the module $1 was found without the package it needs"
+  fi
+  said=$(tr -s ' \n' ' ' <<<"$said")
+  [[ $said == *"$2 was not found, which the module \"$1\" needs: $3."* ]] || die "$said"
+  if said=$("$cmake" -S "$consumer" -B "$work/missing" -UCOMPONENT -DLINK="$1" 2>&1); then
+    die "the module $1 was linked without the package it needs"
+  fi
+  said=$(tr -s ' \n' ' ' <<<"$said")
+  [[ $said == *"$2::$2 (not found: $3)"* ]] || die "$said"
+}
+
+a_missing_package_is_missed_by_its_module_alone() {
+  local line module package cure missed=0
   fresh missing
-  configure missing -DCMAKE_DISABLE_FIND_PACKAGE_mimalloc=ON
+  configure missing -DCMAKE_DISABLE_FIND_PACKAGE_{mimalloc,Boost,Libuv}=ON
   build missing
   run missing
-  if said=$("$cmake" -S "$consumer" -B "$work/missing" -DCOMPONENT=mimalloc 2>&1); then
-    die "a module was found without the package it needs"
-  fi
-  said=$(tr -s ' \n' ' ' <<<"$said")
-  [[ $said == *'mimalloc was not found, which the module "mimalloc" needs: apt-get install libmimalloc-dev.'* ]] || die "$said"
-  if said=$("$cmake" -S "$consumer" -B "$work/missing" -UCOMPONENT -DLINK=mimalloc 2>&1); then
-    die "a module was linked without the package it needs"
-  fi
-  said=$(tr -s ' \n' ' ' <<<"$said")
-  [[ $said == *'mimalloc::mimalloc (not found: apt-get install libmimalloc-dev)'* ]] || die "$said"
+  while IFS='|' read -r module package cure; do
+    if [[ " $public_modules " == *" $module "* ]]; then
+      is_missed "$module" "$package" "$cure"
+      missed=$((missed + 1))
+    fi
+  done <<'EOF'
+mimalloc|mimalloc|apt-get install libmimalloc-dev
+asio|Boost|apt-get install libboost-dev, or libboost1.81-dev on Debian 12
+uv|Libuv|apt-get install libuv1-dev
+EOF
+  ((missed > 0)) || skip "fmmap was built without mimalloc, Boost and libuv (Debian: apt-get install libmimalloc-dev libuv1-dev)"
 }
 
 the_tool_runs_where_it_is_installed() {
