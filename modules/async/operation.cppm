@@ -81,6 +81,7 @@ private:
   bool is_stopped_ = false;
   bool is_dropped_ = false;
   bool has_to_wait_ = false;
+  bool is_behind_ = false;    // another one with the same target, which has its turn, or runs
   bool wants_thread_ = false; // for the rest of what has begun elsewhere
   completion then_;
   std::stop_source stop_waiting_{std::nostopstate}; // there once it has to wait

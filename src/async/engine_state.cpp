@@ -36,8 +36,8 @@ auto canceled() -> error {
 
 auto closed() -> error { return error::make(errc::closed, "begin an operation", {}, {}, "its engine is closed"); }
 
-// Requests that are looked at for one that may begin, or be absorbed: the others may be many.
-constexpr std::size_t most_looked_at = 256;
+// Requests that are looked at for one that may be absorbed: there may be many.
+constexpr std::size_t most_looked_at = 1024;
 
 // It runs no handlers of the program's.
 template <class Body>
@@ -159,8 +159,15 @@ void engine_state::close() noexcept {
     return;
   }
   for (auto* const queue : {&queued_, &queued_to_wait_, &sleeping_}) {
-    while (!queue->empty()) {
-      refuse(queue->pop(), canceled());
+    while (!queue->empty()) { // those behind one come to be the first
+      auto& one = queue->first();
+      leave_queue(one);
+      refuse(one, canceled());
+    }
+  }
+  for (auto& [target, others] : behind_) {
+    while (!others.empty()) {
+      refuse(others.pop(), canceled());
     }
   }
   auto const goes_on = [](request const& one) { return !one.is_stopped_; };
@@ -197,24 +204,23 @@ auto engine_state::start(request& one, completion then) -> bool {
   }
   {
     lock const held{mutex_};
-    auto const called = is_closing_       ? std::unexpected(closed())
-                        : one.is_stopped_ ? std::unexpected(canceled())
-                        : one.after_      ? result<void>{}
-                                          : call_worker();
-    if (called) {
+    auto taken = is_closing_       ? std::unexpected(closed())
+                 : one.is_stopped_ ? std::unexpected(canceled())
+                 : one.after_      ? result<void>{}
+                                   : call_worker();
+    if (taken && one.after_) {
+      let_sleep(one);
+    } else if (taken) {
+      taken = queue_up(one);
+    }
+    if (taken) {
       one.then_ = then;
       one.phase_ = request::phase::waiting;
       one.kept_ = one.shared_from_this();
-      if (one.after_) {
-        let_sleep(one);
-      } else {
-        queued_.push(one);
-        asked_.notify_one();
-      }
       return true;
     }
     one.phase_ = request::phase::over;
-    one.fail(called.error());
+    one.fail(std::move(taken).error());
   }
   one.on_stop_.reset(); // without the lock, which a stop may be waiting for
   return false;
@@ -252,7 +258,7 @@ void engine_state::work() noexcept {
     auto& one = *next;
     auto const is_new = !std::exchange(one.wants_thread_, false);
     if (is_new) {
-      queued_.remove(one);
+      queued_.remove(one); // and those behind it stay there
       begin(one);
       absorb_into(one);
     }
@@ -271,34 +277,74 @@ void engine_state::work() noexcept {
   }
 }
 
-// What has begun goes first. Of what is about the same, one at a time: a second sync of a file would wait for the first one in
-// any case, and meanwhile absorbs others.
+// What has begun goes first.
 auto engine_state::next_to_go_on() const noexcept -> request* {
   if (auto* const begun = running_.find([](request const& one) { return one.wants_thread_; })) {
     return begun;
   }
-  auto const may_begin = [&](request const& one) {
-    auto const* const target = one.target();
-    return target == nullptr ||
-           running_.find([&](request const& other) { return other.target() == target; }) == nullptr;
-  };
-  return queued_.find(may_begin, most_looked_at);
+  return queued_.empty() ? nullptr : &queued_.first();
 }
 
-void engine_state::absorb_into(request& one) noexcept {
-  auto const* const target = one.target();
+// Of what has the same target one at a time: a second sync of a file would wait for the first one in any case, and meanwhile
+// absorbs others.
+auto engine_state::queue_up(request& one) noexcept -> result<void> {
+  if (auto const* const target = one.target()) {
+    try {
+      auto const [place, is_first] = behind_.try_emplace(target);
+      one.is_behind_ = !is_first;
+      if (one.is_behind_) {
+        place->second.push(one);
+        return {};
+      }
+    } catch (std::bad_alloc const&) {
+      return std::unexpected(error::make({ENOMEM, std::system_category()}, "begin an operation"));
+    }
+  }
+  queued_.push(one);
+  asked_.notify_one();
+  return {};
+}
+
+void engine_state::leave_queue(request& one) noexcept {
+  if (one.is_behind_) {
+    behind_.find(one.target())->second.remove(one);
+    return;
+  }
+  (one.after_ ? sleeping_ : one.has_to_wait_ ? queued_to_wait_ : queued_).remove(one);
+  let_next_go(one.target());
+}
+
+void engine_state::let_next_go(void const* target) noexcept {
   if (target == nullptr) {
     return;
   }
+  auto const place = behind_.find(target);
+  if (place->second.empty()) {
+    behind_.erase(place);
+    return;
+  }
+  auto& next = place->second.pop();
+  next.is_behind_ = false;
+  queued_.push(next);
+  asked_.notify_one();
+}
+
+void engine_state::absorb_into(request& one) noexcept {
+  if (one.target() == nullptr) {
+    return;
+  }
+  auto& others = behind_.find(one.target())->second;
   auto** last = &one.absorbed_;
-  auto const is_absorbed = [&](request const& other) { return other.target() == target && one.absorb(other); };
-  for (auto* other = queued_.find(is_absorbed, most_looked_at); other != nullptr;
-       other = queued_.find(is_absorbed, most_looked_at)) {
-    queued_.remove(*other);
-    other->phase_ = request::phase::running;
-    other->next_ = nullptr;
-    *last = other;
-    last = &other->next_;
+  auto* next = others.empty() ? nullptr : &others.first();
+  for (std::size_t i = 0; next != nullptr && i < most_looked_at; ++i) {
+    auto& other = *std::exchange(next, next->next_);
+    if (one.absorb(other)) {
+      others.remove(other);
+      other.phase_ = request::phase::running;
+      other.next_ = nullptr;
+      *last = &other;
+      last = &other.next_;
+    }
   }
 }
 
@@ -409,9 +455,7 @@ void engine_state::wait_for_one(request& one) noexcept {
 void engine_state::end(lock& held, request& one) noexcept {
   running_.remove(one);
   auto* absorbed = std::exchange(one.absorbed_, nullptr);
-  if (one.target() != nullptr) {
-    asked_.notify_one(); // for who has waited for it
-  }
+  let_next_go(one.target());
   conclude(held, one);
   while (absorbed != nullptr) {
     auto& next = *absorbed;
@@ -511,7 +555,7 @@ void engine_state::stop(request& one) noexcept {
     one.is_stopped_ = true;
     return;
   case request::phase::waiting:
-    queue_of(one).remove(one);
+    leave_queue(one);
     refuse(one, canceled());
     return;
   case request::phase::running:
@@ -553,7 +597,7 @@ auto engine_state::drop(request& one) noexcept -> bool {
       return false;
     }
     if (one.phase_ == request::phase::waiting) {
-      queue_of(one).remove(one);
+      leave_queue(one);
     } else if (one.phase_ == request::phase::done) {
       done_.remove(one);
     }

@@ -4,12 +4,12 @@ module;
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
-#include <cstdint>
 #include <expected>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -35,12 +35,12 @@ public:
   void remove(request& one) noexcept;
   [[nodiscard]] auto pop() noexcept -> request&;
 
-  // The first of which that is so; null when there is none, or none among the first `most`.
+  // The first of which that is so; null when there is none.
   template <class Predicate>
-  [[nodiscard]] auto find(Predicate is_so, std::size_t most = SIZE_MAX) const -> request* {
+  [[nodiscard]] auto find(Predicate is_so) const -> request* {
     auto* one = first_;
     while (one != nullptr && !is_so(*one)) {
-      one = --most == 0 ? nullptr : next_of(*one);
+      one = next_of(*one);
     }
     return one;
   }
@@ -94,6 +94,9 @@ private:
   // With the lock.
   [[nodiscard]] auto call_worker() noexcept -> result<void>;
   [[nodiscard]] auto next_to_go_on() const noexcept -> request*;
+  [[nodiscard]] auto queue_up(request& one) noexcept -> result<void>;
+  void leave_queue(request& one) noexcept;
+  void let_next_go(void const* target) noexcept; // of those behind the one that has had its turn
   void begin(request& one) noexcept;
   void absorb_into(request& one) noexcept;
   void let_wait(request& one) noexcept;
@@ -108,10 +111,6 @@ private:
   void stop_running(lock& held, request& one) noexcept; // likewise
   [[nodiscard]] auto is_quiet() const noexcept -> bool;
   [[nodiscard]] auto count_workers() const noexcept -> std::size_t { return threads_.size() - (ring_ ? 2 : 1); }
-  // Where it waits for its turn.
-  [[nodiscard]] auto queue_of(request const& one) noexcept -> request_queue& {
-    return one.after_ ? sleeping_ : one.has_to_wait_ ? queued_to_wait_ : queued_;
-  }
 
   int const process_ = os::process_id();
   unsigned const most_workers_;
@@ -124,6 +123,7 @@ private:
   std::condition_variable finished_;
   std::condition_variable changed_; // for who drops a request, or closes
   request_queue queued_;
+  std::unordered_map<void const*, request_queue> behind_; // others with the same target, of each that is queued or runs
   request_queue queued_to_wait_;
   request_queue sleeping_;
   request_queue running_;

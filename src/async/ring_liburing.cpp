@@ -57,6 +57,16 @@ public:
   }
 
   [[nodiscard]] auto ask(sync_call const& what, void* tag) noexcept -> asked override {
+    bool is_to_be_made = false; // unless the table of the tests has it otherwise
+    auto const allowed = os::invoke(call_of(what),
+                                    [&] {
+                                      is_to_be_made = true;
+                                      return 0;
+                                    },
+                                    {.descriptor = what.descriptor, .offset = what.offset, .length = what.length});
+    if (!is_to_be_made) {
+      return {.is_made = false, .code = allowed ? 0 : allowed.error()};
+    }
     std::scoped_lock const held{mutex_};
     if (under_way_ == most_calls || what.length > most_bytes) {
       return {};
@@ -68,21 +78,11 @@ public:
     if (entry == nullptr) {
       return {};
     }
-    bool is_prepared = false;
-    auto const prepared = os::invoke(call_of(what),
-                                     [&] {
-                                       prepare(*entry, what);
-                                       is_prepared = true;
-                                       return 0;
-                                     },
-                                     {.descriptor = what.descriptor, .offset = what.offset, .length = what.length});
-    if (!is_prepared) { // by the table of the tests
-      void_entry(*entry);
-      return {.is_made = false, .code = prepared ? 0 : prepared.error()};
-    }
+    prepare(*entry, what);
     io_uring_sqe_set_data(entry, tag);
     if (!submit()) {
-      void_entry(*entry); // the kernel has not seen it yet
+      io_uring_prep_nop(entry); // the kernel has not seen it yet
+      io_uring_sqe_set_data(entry, nullptr);
       return {};
     }
     ++under_way_;
@@ -155,11 +155,6 @@ private:
     }
     io_uring_prep_sync_file_range(&entry, what.descriptor, static_cast<unsigned>(what.length), what.offset,
                                   static_cast<int>(flags));
-  }
-
-  static void void_entry(io_uring_sqe& entry) noexcept {
-    io_uring_prep_nop(&entry);
-    io_uring_sqe_set_data(&entry, nullptr);
   }
 
   std::mutex mutex_; // of who asks; and of who waits, for what is over was written by who asked for it

@@ -376,6 +376,32 @@ BOOST_AUTO_TEST_CASE(through_two_mappings_are_flushed_each) {
   }
 }
 
+// However many there are, what is about other files has its turn.
+BOOST_AUTO_TEST_CASE(that_wait_keep_nobody_else_waiting) {
+  auto const engine = engine_of({.threads = 2});
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 500 * mebibyte}));
+  auto other = or_throw(mutable_mapped_file::create(folder / "b", {.size = page}));
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  std::vector<flush> all;
+  for (std::size_t i = 0; i < 1000; ++i) { // none of which can be one with another
+    all.push_back(fmmap::async_flush(engine, file, {.offset = i * mebibyte / 2, .length = page}));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    syncs.wait_for_the_first();
+  }
+  BOOST_TEST(awaited(fmmap::async_flush(engine, other)).has_value());
+  BOOST_TEST(awaited(fmmap::async_call(engine, []() -> fmmap::result<int> { return 1; })).has_value());
+  BOOST_TEST(over.count == 0);
+  for (std::size_t i = 1; i < all.size(); i += 2) {
+    BOOST_TEST(all[i].drop());
+  }
+  syncs.let_go_on();
+  over.wait_for(500);
+  BOOST_TEST(syncs.made().size() == 501U);
+}
+
 // By threads of the program's and by the engine, with a failure among them: nobody hangs, and once the failure is told all fail.
 BOOST_AUTO_TEST_CASE(go_with_those_of_threads) {
   auto const engine = engine_of({.threads = 2});

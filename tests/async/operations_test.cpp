@@ -60,15 +60,6 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
-// Whether that is so before long.
-template <class Predicate>
-auto becomes(Predicate is_so) -> bool {
-  for (int i = 0; i < 20'000 && !is_so(); ++i) {
-    std::this_thread::sleep_for(1ms);
-  }
-  return is_so();
-}
-
 // Whether the engine has made a call that is not about its own threads.
 auto has_begun() -> bool {
   auto const calls = seam::calls();

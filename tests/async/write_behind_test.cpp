@@ -51,15 +51,6 @@ namespace {
 constexpr std::size_t page = 4096;
 constexpr std::size_t mebibyte = std::size_t{1} << 20;
 
-// Whether that is so before long.
-template <class Predicate>
-auto becomes(Predicate is_so) -> bool {
-  for (int i = 0; i < 20'000 && !is_so(); ++i) {
-    std::this_thread::sleep_for(1ms);
-  }
-  return is_so();
-}
-
 void change(mutable_mapped_file& file, std::size_t bytes) {
   for (std::size_t at = 0; at < bytes; at += page) {
     file.writable_bytes()[at] = std::byte{1};

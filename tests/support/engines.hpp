@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <coroutine>
 #include <cstdlib>
 #include <expected>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 import fmmap.async;
@@ -31,4 +33,13 @@ auto awaited(fmmap::operation<T> what) -> fmmap::result<T> {
 template <class T>
 void begin(fmmap::task<T> const& what) {
   what.await_suspend(std::noop_coroutine()).resume();
+}
+
+// Whether that is so before long.
+template <class Predicate>
+auto becomes(Predicate is_so) -> bool {
+  for (int i = 0; i < 20'000 && !is_so(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds{1});
+  }
+  return is_so();
 }
