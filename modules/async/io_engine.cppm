@@ -53,7 +53,7 @@ struct engine_options {
 /// begun are left as they are.
 class io_engine {
 public:
-  /// Errors: `errc::invalid_options` for no `lock_threads`; `std::errc::resource_unavailable_try_again` when there can be no thread;
+  /// Errors: `errc::invalid_options` for no `lock_threads`, or more than 65 536 `threads`; `std::errc::resource_unavailable_try_again` when there can be no thread;
   /// for `engine_kind::io_uring`, what it is refused with: `std::errc::operation_not_permitted`, `std::errc::function_not_supported`.
   [[nodiscard]] static auto create(engine_options options = {}) -> result<io_engine>;
 

@@ -10,6 +10,7 @@ module;
 #include <memory>
 #include <optional>
 #include <stop_token>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -50,6 +51,11 @@ protected:
   // May block.
   virtual auto perform(bool may_wait, std::stop_token const& stop) noexcept -> progress = 0;
   virtual void fail(error why) noexcept = 0;
+  // Until when it may have to wait, for others and for a thread to do it on; `expire` says that this is over.
+  [[nodiscard]] virtual auto deadline() const noexcept -> std::chrono::steady_clock::time_point {
+    return std::chrono::steady_clock::time_point::max();
+  }
+  virtual void expire() noexcept {}
   // Nobody will ask for the result any more.
   virtual void drop() noexcept = 0;
 
@@ -59,7 +65,7 @@ protected:
   virtual void share(request const& /*of*/) noexcept {}
   [[nodiscard]] virtual auto next_call() noexcept -> std::optional<sync_call> { return std::nullopt; }
   virtual void call_made(int /*code*/) noexcept {}
-  [[nodiscard]] virtual auto is_over() const noexcept -> bool { return false; }
+  [[nodiscard]] virtual auto is_over() noexcept -> bool { return false; }
 
 private:
   friend engine_state;
@@ -76,7 +82,7 @@ private:
   std::stop_token const stop_;
   bool const needs_object_;
   std::optional<std::chrono::nanoseconds> const after_;
-  std::chrono::steady_clock::time_point until_; // from its beginning on, where it is over after a time
+  std::chrono::steady_clock::time_point until_; // of one that sleeps, or waits for a thread of its own
   phase phase_ = phase::idle;
   bool is_stopped_ = false;
   bool is_dropped_ = false;
@@ -103,6 +109,8 @@ public:
   [[nodiscard]] static auto start(request& one, completion then) -> bool;
   // Whether nothing will be called any more.
   static auto drop(request& one) noexcept -> bool;
+  // Of one that is over, where nobody has asked for it.
+  static void drop_outcome(request& one) noexcept { one.drop(); }
   static void stop(request& one) noexcept;
 };
 
@@ -116,14 +124,17 @@ public:
     if (thrown_) {
       std::rethrow_exception(std::exchange(thrown_, nullptr));
     }
-    return *std::move(outcome_);
+    auto got = *std::move(outcome_);
+    outcome_.reset();
+    return got;
   }
 
   void fail(error why) noexcept final { outcome_.emplace(std::unexpect, std::move(why)); }
 
 protected:
   void drop() noexcept override {
-    if (outcome_ && !*outcome_) {
+    if (outcome_ && !*outcome_ &&
+        outcome_->error() != std::errc::operation_canceled) { // that it was not made is no loss
       report_dropped_error(outcome_->error());
     }
     outcome_.reset();
@@ -178,7 +189,7 @@ export namespace fmmap {
 /// A stop that is requested before it has begun makes it `std::errc::operation_canceled`, and nothing was done. What has begun goes on to
 /// its end, but for waits for locks.
 ///
-/// It may be dropped at any time, as with the coroutine that awaits it: one that has not begun is not done. One that has is
+/// It is awaited once. It may be dropped at any time, as with the coroutine that awaits it: one that has not begun is not done. One that has is
 /// done to the end: where it uses an object of the program's, dropping waits for that; where it does not, its result is dropped
 /// on a thread of the engine's, an error by `report_dropped_error`. A coroutine is dropped on the thread that resumes it, or
 /// while nothing can: `resume_on`.
@@ -190,8 +201,8 @@ public:
   operation(operation&& other) noexcept = default;
   auto operator=(operation&&) -> operation& = delete;
   ~operation() {
-    if (request_) {
-      (void)operation_access::drop(*request_);
+    if (request_ && !operation_access::drop(*request_)) {
+      operation_access::drop_outcome(*request_);
     }
   }
 
@@ -202,10 +213,11 @@ public:
   }
   /// Throws what a function of the program's has thrown.
   [[nodiscard]] auto await_resume() -> result<T> {
-    if (!request_) {
-      return std::unexpected(*std::move(refusal_));
+    if (request_) {
+      return request_->take();
     }
-    return request_->take();
+    return std::unexpected(refusal_ ? *refusal_
+                                    : error::make(errc::closed, "await an operation", {}, {}, "it was moved"));
   }
 
   // For those who wait otherwise: `resume_on` and adapters.
@@ -217,7 +229,13 @@ public:
   }
 
   /// Drops what has been started. Returns false when `done` has been called, or is being called.
-  auto drop() noexcept -> bool { return !request_ || operation_access::drop(*request_); }
+  auto drop() noexcept -> bool {
+    if (request_ && !operation_access::drop(*request_)) {
+      return false;
+    }
+    request_.reset();
+    return true;
+  }
 
   /// Does what a stop by a token does. May be called from any thread, while the operation is there.
   void stop() noexcept {

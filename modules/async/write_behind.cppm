@@ -21,7 +21,7 @@ class dirty_watch; // defined in src/async/write_behind.cpp
 export namespace fmmap {
 
 struct write_behind_options {
-  /// Bytes of the file that may be in memory and not yet in the file.
+  /// Bytes of the file that may wait to be written.
   std::size_t dirty_budget = std::size_t{64} << 20;
   /// How often it looks how many there are.
   std::chrono::milliseconds interval{20};
@@ -31,7 +31,7 @@ struct write_behind_stats {
   std::uint64_t looks = 0;
   /// Bytes that were waiting to be written, or being written, at the last look.
   std::uint64_t dirty_bytes = 0;
-  /// Bytes of which writing was begun.
+  /// Bytes of which writing was begun; those that were stored to meanwhile, and seen again, count again.
   std::uint64_t begun_bytes = 0;
   /// Whether the system counts them (Linux 6.5). Where not, writing of all is begun at every look.
   bool dirty_known = false;
@@ -58,7 +58,7 @@ public:
   /// Errors: of writing; as those of all operations.
   [[nodiscard]] auto room(std::stop_token stop = {}) const -> operation<void>;
 
-  /// The first error since the last call of this. The next flush of the file reports a failed write as well.
+  /// The first error since the last call of this; that the engine was closed meanwhile is none. The next flush of the file reports a failed write as well.
   [[nodiscard]] auto check() -> result<void>;
 
   [[nodiscard]] auto stats() const -> write_behind_stats;

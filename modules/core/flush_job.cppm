@@ -46,7 +46,8 @@ public:
   [[nodiscard]] virtual auto absorb(flush_work const& other) noexcept -> bool;
 
   /// What system call is to be made next by who runs this, in its own way, such as io_uring: `call_made` is told its errno, or 0, and
-  /// then this is asked again. Empty where `run` has to do the rest. Does not block.
+  /// then this is asked again. Empty where `run` has to do the rest. Who asks need not make the call, and calls `run` instead: an
+  /// engine does that by threads, and for more than 2 GiB. What these throw is thrown where the flush is awaited. Does not block.
   [[nodiscard]] virtual auto next_call() -> std::optional<sync_call>;
   virtual void call_made(int code);
   /// Whether `run` would not block any more, but say what came of it.

@@ -39,6 +39,11 @@ auto closed() -> error { return error::make(errc::closed, "begin an operation", 
 // Requests that are looked at for one that may be absorbed: there may be many.
 constexpr std::size_t most_looked_at = 1024;
 
+constexpr unsigned most_threads = 65'536;
+
+// Flushes that the ring has at a time.
+constexpr unsigned most_in_ring = 64;
+
 // It runs no handlers of the program's.
 template <class Body>
 auto start_thread(Body body) noexcept -> result<std::thread> {
@@ -123,6 +128,10 @@ auto engine_state::make(engine_options const& options) -> result<std::shared_ptr
     return std::unexpected(
         error::make(errc::invalid_options, "create an engine", {}, {}, "a wait for a lock needs a thread of its own"));
   }
+  if (options.threads > most_threads) {
+    return std::unexpected(
+        error::make(errc::invalid_options, "create an engine", {}, {}, "it can have 65 536 threads at most"));
+  }
   std::unique_ptr<ring> kernel;
   std::optional<error> why;
   if (options.kind != engine_kind::threads) {
@@ -158,7 +167,7 @@ void engine_state::close() noexcept {
   if (is_closing_.exchange(true)) {
     return;
   }
-  for (auto* const queue : {&queued_, &queued_to_wait_, &sleeping_}) {
+  for (auto* const queue : {&queued_, &queued_for_ring_, &queued_to_wait_, &sleeping_}) {
     while (!queue->empty()) { // those behind one come to be the first
       auto& one = queue->first();
       leave_queue(one);
@@ -189,7 +198,8 @@ void engine_state::close() noexcept {
 }
 
 auto engine_state::is_quiet() const noexcept -> bool {
-  return queued_.empty() && queued_to_wait_.empty() && sleeping_.empty() && running_.empty() && done_.empty();
+  return queued_.empty() && queued_for_ring_.empty() && queued_to_wait_.empty() && sleeping_.empty() &&
+         running_.empty() && done_.empty();
 }
 
 // --- What a request goes through --------------------------------------------------------------------------------------------
@@ -228,7 +238,7 @@ auto engine_state::start(request& one, completion then) -> bool {
 
 // That there is one for whatever comes next.
 auto engine_state::call_worker() noexcept -> result<void> {
-  if (idle_ > queued_.size() || count_workers() == most_workers_) {
+  if (idle_ > queued_.size() + queued_for_ring_.size() || count_workers() == most_workers_) {
     return {};
   }
   auto worker = start_thread([self = shared_from_this()] { self->work(); });
@@ -239,9 +249,7 @@ auto engine_state::call_worker() noexcept -> result<void> {
   return count_workers() != 0 ? result<void>{} : std::unexpected(std::move(worker).error());
 }
 
-// Not in the way of who has asked it: a thread that wakes may take the processor of the one that wakes it.
 void engine_state::work() noexcept {
-  os::interrupt_nobody();
   lock held{mutex_};
   while (true) {
     request* next = nullptr;
@@ -258,7 +266,7 @@ void engine_state::work() noexcept {
     auto& one = *next;
     auto const is_new = !std::exchange(one.wants_thread_, false);
     if (is_new) {
-      queued_.remove(one); // and those behind it stay there
+      queue_of(one).remove(one); // and those behind it stay there
       begin(one);
       absorb_into(one);
     }
@@ -282,7 +290,17 @@ auto engine_state::next_to_go_on() const noexcept -> request* {
   if (auto* const begun = running_.find([](request const& one) { return one.wants_thread_; })) {
     return begun;
   }
+  if (!queued_for_ring_.empty() && in_ring_ < most_in_ring) { // asking takes no time, so others do not wait for it
+    return &queued_for_ring_.first();
+  }
   return queued_.empty() ? nullptr : &queued_.first();
+}
+
+auto engine_state::queue_of(request const& one) noexcept -> request_queue& {
+  return one.after_                                    ? sleeping_
+         : one.has_to_wait_                            ? queued_to_wait_
+         : ring_ != nullptr && one.target() != nullptr ? queued_for_ring_
+                                                       : queued_;
 }
 
 // Of what has the same target one at a time: a second sync of a file would wait for the first one in any case, and meanwhile
@@ -300,7 +318,7 @@ auto engine_state::queue_up(request& one) noexcept -> result<void> {
       return std::unexpected(error::make({ENOMEM, std::system_category()}, "begin an operation"));
     }
   }
-  queued_.push(one);
+  queue_of(one).push(one);
   asked_.notify_one();
   return {};
 }
@@ -310,7 +328,7 @@ void engine_state::leave_queue(request& one) noexcept {
     behind_.find(one.target())->second.remove(one);
     return;
   }
-  (one.after_ ? sleeping_ : one.has_to_wait_ ? queued_to_wait_ : queued_).remove(one);
+  queue_of(one).remove(one);
   let_next_go(one.target());
 }
 
@@ -325,7 +343,7 @@ void engine_state::let_next_go(void const* target) noexcept {
   }
   auto& next = place->second.pop();
   next.is_behind_ = false;
-  queued_.push(next);
+  queue_of(next).push(next);
   asked_.notify_one();
 }
 
@@ -397,6 +415,7 @@ void engine_state::reap() noexcept {
 void engine_state::begin(request& one) noexcept {
   one.phase_ = request::phase::running;
   running_.push(one);
+  in_ring_ += one.target() != nullptr ? 1 : 0;
 }
 
 // What has to wait for somebody else.
@@ -418,7 +437,9 @@ void engine_state::let_wait(request& one) noexcept {
     }
   }
   one.phase_ = request::phase::waiting;
+  one.until_ = one.deadline();
   queued_to_wait_.push(one);
+  finished_.notify_all(); // for who looks at the time
 }
 
 auto engine_state::wait_elsewhere(request& one) noexcept -> result<void> {
@@ -455,6 +476,10 @@ void engine_state::wait_for_one(request& one) noexcept {
 void engine_state::end(lock& held, request& one) noexcept {
   running_.remove(one);
   auto* absorbed = std::exchange(one.absorbed_, nullptr);
+  if (one.target() != nullptr) {
+    --in_ring_;
+    asked_.notify_one();
+  }
   let_next_go(one.target());
   conclude(held, one);
   while (absorbed != nullptr) {
@@ -508,10 +533,10 @@ void engine_state::resume_all() noexcept {
       if (is_closing_ && is_quiet()) {
         return;
       }
-      if (sleeping_.empty()) {
+      if (auto const until = next_deadline(); until == std::chrono::steady_clock::time_point::max()) {
         finished_.wait(held);
       } else {
-        finished_.wait_until(held, sleeping_.first().until_);
+        finished_.wait_until(held, until);
       }
       continue;
     }
@@ -541,6 +566,24 @@ void engine_state::wake_sleepers() noexcept {
     (void)one.perform(false, {});
     be_done(one);
   }
+  auto const is_late = [](request const& one) { return one.until_ <= std::chrono::steady_clock::now(); };
+  while (auto* const late = queued_to_wait_.find(is_late)) {
+    queued_to_wait_.remove(*late);
+    late->expire();
+    be_done(*late);
+  }
+}
+
+auto engine_state::next_deadline() const noexcept -> std::chrono::steady_clock::time_point {
+  auto next = std::chrono::steady_clock::time_point::max();
+  if (!sleeping_.empty()) {
+    next = sleeping_.first().until_;
+  }
+  (void)queued_to_wait_.find([&](request const& one) {
+    next = std::min(next, one.until_);
+    return false;
+  });
+  return next;
 }
 
 // --- Stopping and dropping --------------------------------------------------------------------------------------------------

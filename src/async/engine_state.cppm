@@ -2,6 +2,7 @@
 module;
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <expected>
@@ -94,6 +95,9 @@ private:
   // With the lock.
   [[nodiscard]] auto call_worker() noexcept -> result<void>;
   [[nodiscard]] auto next_to_go_on() const noexcept -> request*;
+  [[nodiscard]] auto next_deadline() const noexcept -> std::chrono::steady_clock::time_point;
+  [[nodiscard]] auto queue_of(request const& one) noexcept
+      -> request_queue&; // where it waits for its turn, as the first
   [[nodiscard]] auto queue_up(request& one) noexcept -> result<void>;
   void leave_queue(request& one) noexcept;
   void let_next_go(void const* target) noexcept; // of those behind the one that has had its turn
@@ -123,6 +127,7 @@ private:
   std::condition_variable finished_;
   std::condition_variable changed_; // for who drops a request, or closes
   request_queue queued_;
+  request_queue queued_for_ring_;                         // flushes
   std::unordered_map<void const*, request_queue> behind_; // others with the same target, of each that is queued or runs
   request_queue queued_to_wait_;
   request_queue sleeping_;
@@ -130,6 +135,7 @@ private:
   request_queue done_;
   std::size_t idle_ = 0;                // workers
   unsigned waiting_ = 0;                // threads of their own
+  unsigned in_ring_ = 0;                // flushes that run, wherever
   std::atomic<bool> is_closing_{false}; // written with the lock
   std::vector<std::thread> threads_;    // one that resumes, one that reaps where there is a ring, and workers
 };

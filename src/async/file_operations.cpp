@@ -3,6 +3,7 @@ module;
 
 #include <chrono>
 #include <cstddef>
+#include <exception>
 #include <expected>
 #include <filesystem>
 #include <functional>
@@ -32,6 +33,8 @@ public:
         limit_{limit} {}
 
 private:
+  using clock = std::chrono::steady_clock;
+
   auto perform(bool may_wait, std::stop_token const& stop) noexcept -> progress override {
     if (may_wait) {
       attempt([&] { return lock_.acquire_for(mode_, rest_of_limit(), stop); });
@@ -50,11 +53,18 @@ private:
     request_for::drop();
   }
 
+  [[nodiscard]] auto deadline() const noexcept -> clock::time_point override {
+    auto const rest = rest_of_limit();
+    auto const now = clock::now();
+    return rest == forever || rest.limit() >= clock::time_point::max() - now ? clock::time_point::max()
+                                                                             : now + rest.limit();
+  }
+  void expire() noexcept override { outcome_.emplace(false); }
+
   [[nodiscard]] auto rest_of_limit() const noexcept -> wait_for {
     return limit_ == forever ? forever : wait_for{limit_.limit() - (clock::now() - began_)};
   }
 
-  using clock = std::chrono::steady_clock;
   file_lock& lock_;
   lock_mode const mode_;
   wait_for const limit_;
@@ -73,6 +83,9 @@ private:
   auto perform(bool /*may_wait*/, std::stop_token const& /*stop*/) noexcept -> progress override {
     attempt([this] {
       auto const mine = std::move(work_); // what it has goes here, and not where it is waited for
+      if (broken_) {
+        std::rethrow_exception(std::exchange(broken_, nullptr));
+      }
       return mine->run();
     });
     return progress::done;
@@ -89,16 +102,33 @@ private:
     work_.reset();
   }
   [[nodiscard]] auto next_call() noexcept -> std::optional<sync_call> override {
-    try {
-      return work_->next_call();
-    } catch (...) {
-      return std::nullopt; // `run` tells
+    std::optional<sync_call> next;
+    unless_broken([&] { next = work_->next_call(); });
+    return next;
+  }
+  void call_made(int code) noexcept override {
+    unless_broken([&] { work_->call_made(code); });
+  }
+  [[nodiscard]] auto is_over() noexcept -> bool override {
+    bool is_it = false;
+    unless_broken([&] { is_it = work_->is_over(); });
+    return broken_ || is_it;
+  }
+
+  // What it throws, as one of the program's may, is told where the flush is awaited.
+  template <class Step>
+  void unless_broken(Step step) noexcept {
+    if (!broken_) {
+      try {
+        step();
+      } catch (...) {
+        broken_ = std::current_exception();
+      }
     }
   }
-  void call_made(int code) noexcept override { work_->call_made(code); }
-  [[nodiscard]] auto is_over() const noexcept -> bool override { return work_->is_over(); }
 
   std::unique_ptr<flush_work> work_;
+  std::exception_ptr broken_;
   void const* const target_;
 };
 
@@ -129,7 +159,11 @@ auto run_staged(io_engine const& engine, result<flush_job> job, std::stop_token 
   if (!job) {
     return operation<durability>{std::move(job).error()};
   }
-  return operation<durability>{std::make_shared<flushing>(engine, job->take_work(), std::move(stop))};
+  auto work = job->take_work();
+  if (!work) {
+    return operation<durability>{error::make(errc::already_run, "run a staged flush")};
+  }
+  return operation<durability>{std::make_shared<flushing>(engine, std::move(work), std::move(stop))};
 }
 
 auto async_open(io_engine const& engine, std::filesystem::path path, read_options options, std::stop_token stop)

@@ -75,7 +75,9 @@ public:
   }
 
   [[nodiscard]] auto is_possible() const noexcept -> bool { return descriptor_ != os::no_descriptor; }
-  [[nodiscard]] auto interval() const noexcept -> std::chrono::milliseconds { return options_.interval; }
+  [[nodiscard]] auto interval() const noexcept -> std::chrono::milliseconds {
+    return std::min<std::chrono::milliseconds>(options_.interval, std::chrono::years{1}); // which nanoseconds can count
+  }
   [[nodiscard]] auto engine() const noexcept -> std::shared_ptr<engine_state> const& { return engine_; }
 
   // Begins writing where more than half of the budget is dirty.
@@ -125,8 +127,10 @@ private:
       stats_.dirty_known = all.has_value();
       stats_.dirty_bytes = all.value_or(0);
     }
+    auto next = begin(); // one window after the other, from where the last look ended
     for (std::uint64_t seen = 0; seen < status->size && (!left || *left > allowed); seen += window) {
-      auto const at = next_window(status->size);
+      auto const at = next < status->size ? next : 0;
+      next = at + window;
       auto const here = left ? count(at, window, wait).value_or(0) : std::min(window, status->size - at);
       if (here == 0) {
         continue;
@@ -138,15 +142,14 @@ private:
         *left -= std::min(*left, here);
       }
     }
+    std::scoped_lock const held{mutex_};
+    next_ = next;
     return {};
   }
 
-  // One after the other, from where the last look ended.
-  [[nodiscard]] auto next_window(std::uint64_t size) -> std::uint64_t {
+  [[nodiscard]] auto begin() const -> std::uint64_t {
     std::scoped_lock const held{mutex_};
-    auto const at = next_ < size ? next_ : 0;
-    next_ = at + window;
-    return at;
+    return next_;
   }
 
   [[nodiscard]] auto write_window(std::uint64_t at, std::uint64_t bytes, bool wait) -> result<void> {

@@ -715,15 +715,6 @@ inline auto sleep_until(std::int64_t when) noexcept -> outcome<void> {
   });
 }
 
-// From now on this thread interrupts no other one when it wakes, but waits for a processor that has nothing to do, or its turn.
-// Where the program runs its threads in another way than the usual one, that stays.
-inline void interrupt_nobody() noexcept {
-  if (::sched_getscheduler(0) == SCHED_OTHER) {
-    sched_param const none{};
-    (void)invoke(call::sched_setscheduler, [&] { return ::sched_setscheduler(0, SCHED_BATCH, &none); });
-  }
-}
-
 // Lets other threads go first.
 inline void yield() noexcept {
   (void)invoke(call::sched_yield, [] { return ::sched_yield(); }); // never fails

@@ -214,6 +214,33 @@ BOOST_AUTO_TEST_CASE(of_a_type_of_the_programs_are_made_the_same_way) {
   BOOST_TEST(got.error().code().value() == (engine.kind() == engine_kind::io_uring ? EBADF : ENODATA));
 }
 
+BOOST_AUTO_TEST_CASE(of_a_type_of_the_programs_that_throws_throw_where_they_are_awaited) {
+  struct throwing final : fmmap::flush_work {
+    int when = 0;
+    explicit throwing(int at) : when{at} {}
+    [[nodiscard]] auto target() const noexcept -> void const* override { return this; }
+    [[nodiscard]] auto next_call() -> std::optional<fmmap::sync_call> override {
+      if (when == 0) {
+        throw std::runtime_error{"mine"};
+      }
+      return fmmap::sync_call{.level = durability::data};
+    }
+    void call_made(int) override { throw std::runtime_error{"mine"}; }
+    [[nodiscard]] auto run() -> fmmap::result<durability> override { throw std::runtime_error{"mine"}; }
+  };
+  struct staging {
+    int when;
+    [[nodiscard]] auto stage_commit() const -> fmmap::result<fmmap::flush_job> {
+      return fmmap::flush_job{std::make_unique<throwing>(when)};
+    }
+  };
+  auto const engine = engine_of();
+  for (int const when : {0, 1}) {
+    staging one{when};
+    BOOST_CHECK_THROW((void)awaited(fmmap::async_commit(engine, one)), std::runtime_error);
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(flushes_of_one_file)

@@ -92,6 +92,7 @@ BOOST_AUTO_TEST_CASE(works_by_threads_where_it_has_no_ring) {
 
 BOOST_AUTO_TEST_CASE(refuses_what_cannot_be) {
   BOOST_TEST(fails(io_engine::create({.lock_threads = 0}), errc::invalid_options));
+  BOOST_TEST(fails(io_engine::create({.threads = 4'294'967'295}), errc::invalid_options));
   io_engine none;
   BOOST_TEST(!none.is_open());
   BOOST_TEST(fails(none.close(), errc::closed));
@@ -346,56 +347,78 @@ BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(under_stress)
 
-// Threads that begin, stop and drop operations, and one that is slow.
+// Threads that begin, stop and drop operations of all sorts: for threads, for the ring, and for nobody.
 BOOST_AUTO_TEST_CASE(every_operation_is_over_once) {
   auto const engine = engine_of({.threads = 3});
+  scratch const folder;
+  std::vector<fmmap::mutable_mapped_file> files;
+  for (int i = 0; i < 4; ++i) {
+    files.push_back(or_throw(fmmap::mutable_mapped_file::create(folder / std::to_string(i), {.size = 16 * page})));
+  }
   std::atomic<std::uint64_t> wrong{0};
-  std::atomic<std::uint64_t> ran{0};
+  std::atomic<std::uint64_t> over{0};
   std::atomic<std::uint64_t> canceled{0};
   auto const deadline = std::chrono::steady_clock::now() + (std::getenv("FMMAP_THOROUGH") != nullptr ? 60s : 1s);
+  auto const tell = [](void* count) noexcept {
+    auto& number = *static_cast<std::atomic<int>*>(count);
+    ++number;
+    number.notify_all();
+  };
+  auto const drop = [&](auto one, std::atomic<int>& told) {
+    auto const before = told.load();
+    if (one.start(tell, &told) && !one.drop()) {
+      told.wait(before);
+      wrong += told == before + 1 ? 0 : 1;
+    } else {
+      wrong += told == before ? 0 : 1;
+    }
+  };
+  auto const await = [&](auto one) {
+    auto const got = awaited(std::move(one));
+    ++over;
+    canceled += fails(got, std::errc::operation_canceled) ? 1 : 0;
+    wrong += got || fails(got, std::errc::operation_canceled) ? 0 : 1;
+  };
   {
     std::vector<std::jthread> threads;
     for (unsigned seed = 1; seed <= 4; ++seed) {
       threads.emplace_back([&, seed] {
         std::minstd_rand random{seed};
         std::atomic<int> told{0};
-        auto const tell = [](void* count) noexcept {
-          auto& number = *static_cast<std::atomic<int>*>(count);
-          ++number;
-          number.notify_all();
-        };
-        auto const work = [&]() -> fmmap::result<void> {
-          ++ran;
-          return {};
-        };
         while (std::chrono::steady_clock::now() < deadline) {
           std::stop_source stop;
           auto const choice = random() % 4;
-          auto one = fmmap::async_call(engine, work, choice < 2 ? stop.get_token() : std::stop_token{});
-          if (choice == 0) { // dropped at whatever moment
-            auto const before = told.load();
-            if (one.start(tell, &told) && !one.drop()) {
-              told.wait(before);
-              wrong += told == before + 1 ? 0 : 1;
-            } else {
-              wrong += told == before ? 0 : 1;
-            }
-            continue;
-          }
+          auto const token = choice < 2 ? stop.get_token() : std::stop_token{};
           std::jthread stopper;
           if (choice == 1) {
             stopper = std::jthread{[&] { stop.request_stop(); }};
           }
-          auto const got = awaited(std::move(one));
-          canceled += fails(got, std::errc::operation_canceled) ? 1 : 0;
-          wrong += got || fails(got, std::errc::operation_canceled) ? 0 : 1;
+          auto const go_on = [&](auto one) {
+            if (choice == 0) { // dropped at whatever moment
+              drop(std::move(one), told);
+            } else {
+              await(std::move(one));
+            }
+          };
+          switch (random() % 3) {
+          case 0:
+            go_on(fmmap::async_call(engine, nothing, token));
+            break;
+          case 1: {
+            auto const part = fmmap::byte_range{.offset = random() % 16 * page, .length = page};
+            go_on(fmmap::async_flush(engine, files[random() % 4], part, fmmap::durability::data, token));
+            break;
+          }
+          default:
+            go_on(fmmap::async_sleep(engine, std::chrono::microseconds{random() % 200}, token));
+          }
         }
       });
     }
   }
   BOOST_TEST(wrong == 0U);
-  BOOST_TEST(ran > 100U);
-  BOOST_TEST_MESSAGE(ran << " ran, " << canceled << " were stopped before");
+  BOOST_TEST(over > 100U);
+  BOOST_TEST_MESSAGE(over << " were over, " << canceled << " of them stopped before");
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -67,11 +67,8 @@ std::vector<scenario> const scenarios{
            or_throw(engine.close());
          },
      // Without a ring there are threads.
-     .tolerated = {{call::fallocate, ENOSYS},
-                   {call::fallocate, EOPNOTSUPP},
-                   {call::sched_setscheduler},
-                   {call::io_uring_setup},
-                   {call::io_uring_enter}}},
+     .tolerated =
+         {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}, {call::io_uring_setup}, {call::io_uring_enter}}},
     {.name = "what changes in memory, and locks",
      .calls = {"async_open_mutable", "async_prefault", "async_commit", "async_lock", "async_call", "async_sleep",
                "write_behind::room", "write_behind::check"},
@@ -111,7 +108,6 @@ std::vector<scenario> const scenarios{
                    {call::fcntl, EACCES},
                    {call::fallocate, ENOSYS},
                    {call::fallocate, EOPNOTSUPP},
-                   {call::sched_setscheduler},
                    {call::io_uring_setup},
                    {call::io_uring_enter}}},
     {.name = "files that others see whole",
@@ -133,8 +129,7 @@ std::vector<scenario> const scenarios{
            sync_wait(work());
            or_throw(engine.close());
          },
-     .tolerated = {{call::sched_setscheduler},
-                   {call::io_uring_setup},
+     .tolerated = {{call::io_uring_setup},
                    {call::ioctl},
                    {call::copy_file_range},
                    {call::lseek, EINVAL},

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <expected>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -60,10 +61,16 @@ namespace {
 
 constexpr std::size_t page = 4096;
 
-// Whether the engine has made a call that is not about its own threads.
-auto has_begun() -> bool {
-  auto const calls = seam::calls();
-  return std::ranges::any_of(calls, [](call one) { return one != call::sched_setscheduler; });
+auto has_begun() -> bool { return !seam::calls().empty(); }
+
+// How many mappings of this process are of files there.
+auto mappings_of(scratch const& folder) -> std::size_t {
+  std::ifstream all{"/proc/self/maps"};
+  std::size_t count = 0;
+  for (std::string line; std::getline(all, line);) {
+    count += line.find(folder.folder().string()) != std::string::npos ? 1 : 0;
+  }
+  return count;
 }
 
 // One of everything that an engine does with files, on what it needs; each leaves things so that it can be done again.
@@ -243,6 +250,20 @@ BOOST_AUTO_TEST_CASE(refuses_what_the_call_refuses) {
   BOOST_TEST(fails(awaited(fmmap::async_resize(engine, file, page)), errc::closed));
 }
 
+BOOST_AUTO_TEST_CASE(that_was_moved_or_has_nothing_to_run_says_so) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto one = fmmap::async_open(engine, folder.file("a", "x"));
+  auto other = std::move(one);
+  BOOST_TEST(fails(one.await_resume(), errc::closed)); // NOLINT(bugprone-use-after-move): that is it
+  BOOST_TEST(awaited(std::move(other)).has_value());
+  struct staging {
+    [[nodiscard]] auto stage_commit() const -> fmmap::result<fmmap::flush_job> { return fmmap::flush_job{nullptr}; }
+  };
+  staging none;
+  BOOST_TEST(fails(awaited(fmmap::async_commit(engine, none)), errc::already_run));
+}
+
 BOOST_AUTO_TEST_CASE(keeps_a_failed_flush_failed_though_the_next_would_succeed) {
   auto const engine = engine_of();
   scratch const folder;
@@ -365,11 +386,14 @@ BOOST_AUTO_TEST_CASE(while_it_waits_for_its_turn_ends_it) {
       auto const a = std::make_unique<asked>();
       std::atomic<bool> go_on{false}; // used by what goes on when it has been dropped
       auto const engine = engine_of({.threads = 1});
+      std::atomic<bool> is_busy{false};
       auto busy = fmmap::async_call(engine, [&]() -> fmmap::result<void> {
+        is_busy = true;
         go_on.wait(false);
         return {};
       });
       BOOST_TEST(busy.start([](void*) noexcept {}, nullptr));
+      BOOST_TEST_REQUIRE(becomes([&] { return is_busy.load(); }));
       std::stop_source stop;
       std::jthread const stopper{[&] {
         std::this_thread::sleep_for(2ms);
@@ -411,6 +435,7 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_between_before_and_after) {
     BOOST_TEST_CONTEXT(kind.name) {
       auto const a = std::make_unique<asked>();
       auto const descriptors = descriptor_count();
+      auto const mappings = mappings_of(a->folder);
       auto const step = [&](std::uint64_t at) { // whether it was dropped before its end
         loop executor;
         a->executor = &executor;
@@ -464,6 +489,7 @@ BOOST_AUTO_TEST_CASE(leaves_nothing_between_before_and_after) {
         }
       }
       BOOST_TEST(descriptor_count() <= descriptors + 1); // the journal of the heap
+      BOOST_TEST(mappings_of(a->folder) == mappings);
     }
   }
 }
@@ -487,6 +513,49 @@ BOOST_AUTO_TEST_CASE(one_that_is_over_and_not_yet_resumed_resumes_nobody) {
   BOOST_TEST(!resumed);
   BOOST_TEST(descriptor_count() == descriptors);
   BOOST_TEST(std::filesystem::file_size(folder / "a") == page);
+}
+
+// What nobody will ask for is released, and an error reported.
+BOOST_AUTO_TEST_CASE(what_came_of_one_that_is_over_is_given_up) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto const file = or_throw(fmmap::file::open(folder.file("a", "x"), {.access = fmmap::access::read_write}));
+  auto lock = or_throw(fmmap::file_lock::create(file));
+  loop executor;
+  {
+    auto const outer = [&]() -> task<> {
+      (void)co_await fmmap::resume_on(executor, fmmap::async_lock(engine, lock, fmmap::lock_mode::exclusive));
+    };
+    auto dropped = outer();
+    begin(dropped);
+    executor.wait();
+    BOOST_TEST(lock.held().has_value());
+  }
+  executor.run_one();
+  BOOST_TEST(!lock.held().has_value());
+  static std::atomic<int> reported{0};
+  auto const before = fmmap::set_dropped_error_handler(
+      [](fmmap::error const& why) noexcept { reported += why == std::errc::no_such_file_or_directory ? 1 : 100; });
+  {
+    auto const outer = [&]() -> task<> {
+      (void)co_await fmmap::resume_on(executor, fmmap::async_open(engine, folder / "none"));
+    };
+    auto dropped = outer();
+    begin(dropped);
+    executor.wait();
+  }
+  executor.run_one();
+  for (int i = 0; i < 3; ++i) { // that it was not made is no loss
+    auto waiting = or_throw(fmmap::file_lock::create(file));
+    or_throw(lock.acquire(fmmap::lock_mode::exclusive));
+    auto dropped = fmmap::async_lock(engine, waiting, fmmap::lock_mode::exclusive);
+    BOOST_TEST(dropped.start([](void*) noexcept {}, nullptr));
+    std::this_thread::sleep_for(2ms);
+    (void)dropped.drop();
+    or_throw(lock.release());
+  }
+  fmmap::set_dropped_error_handler(before);
+  BOOST_TEST(reported == 1);
 }
 
 BOOST_AUTO_TEST_CASE(an_unawaited_one_does_nothing) {
@@ -623,6 +692,26 @@ BOOST_AUTO_TEST_CASE(does_not_keep_its_holder_from_flushing) {
   all.push_back(holder());
   (void)sync_wait(when_all(std::move(all)));
   BOOST_TEST(had == 64);
+}
+
+// Also where there is no thread for the wait.
+BOOST_AUTO_TEST_CASE(is_waited_for_no_longer_than_the_limit) {
+  auto const engine = engine_of({.threads = 1, .lock_threads = 1});
+  scratch const folder;
+  auto const file = or_throw(fmmap::file::open(folder.file("a", "x"), {.access = fmmap::access::read_write}));
+  auto holder = or_throw(fmmap::file_lock::create(file));
+  auto first = or_throw(fmmap::file_lock::create(file));
+  auto second = or_throw(fmmap::file_lock::create(file));
+  or_throw(holder.acquire(fmmap::lock_mode::exclusive));
+  auto waiting = fmmap::async_lock(engine, first, fmmap::lock_mode::exclusive);
+  BOOST_TEST(waiting.start([](void*) noexcept {}, nullptr));
+  auto const begun = std::chrono::steady_clock::now();
+  for (auto const limit : {20ms, 0ms}) {
+    BOOST_TEST(!or_throw(awaited(fmmap::async_lock(engine, second, fmmap::lock_mode::exclusive, limit))));
+  }
+  BOOST_TEST((std::chrono::steady_clock::now() - begun >= 20ms));
+  or_throw(holder.release());
+  BOOST_TEST(becomes([&] { return first.held().has_value(); }));
 }
 
 BOOST_AUTO_TEST_CASE(has_more_who_wait_than_the_engine_has_threads_for) {

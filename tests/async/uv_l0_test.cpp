@@ -62,7 +62,7 @@ std::vector<scenario> const scenarios{
              std::rethrow_exception(thrown);
            }
          },
-     .tolerated = {{call::sched_setscheduler}, {call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}}},
+     .tolerated = {{call::fallocate, ENOSYS}, {call::fallocate, EOPNOTSUPP}}},
 };
 
 } // namespace

@@ -138,6 +138,15 @@ BOOST_AUTO_TEST_CASE(makes_room_for_who_awaits_it) {
   BOOST_TEST(background.stats().begun_bytes > 0U);
 }
 
+BOOST_AUTO_TEST_CASE(looks_no_more_often_than_it_was_told) {
+  auto const engine = engine_of();
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  write_behind const background{engine, file, {.interval = std::chrono::milliseconds::max()}};
+  std::this_thread::sleep_for(20ms);
+  BOOST_TEST(background.stats().looks == 0U);
+}
+
 BOOST_AUTO_TEST_CASE(goes_on_without_counting) {
   auto const engine = engine_of();
   scratch const folder;
