@@ -256,7 +256,9 @@ void flush_steps::call_made(os::outcome<void> const& done) {
     level_ = durability::data;
     return;
   }
-  sync_->leave(done, "flush", part_ == everything ? std::nullopt : std::optional{as_range(part_)});
+  if (sync_) {
+    sync_->leave(done, "flush", part_ == everything ? std::nullopt : std::optional{as_range(part_)});
+  }
   state_ = state::ending;
 }
 
@@ -264,7 +266,7 @@ auto flush_steps::finish() -> result<durability> {
   while (next_call()) {
     call_made(make_call());
   }
-  if (state_ == state::ending) {
+  if (state_ == state::ending && sync_) {
     auto const ended = sync_->wait([](auto const&) {});
     outcome_ = ended ? result<durability>{level_} : std::unexpected(ended.error());
     state_ = state::over;
