@@ -271,7 +271,7 @@ auto flush_steps::finish() -> result<durability> {
     outcome_ = ended ? result<durability>{level_} : std::unexpected(ended.error());
     state_ = state::over;
   }
-  return *outcome_;
+  return outcome_.value_or(result<durability>{level_}); // it is there
 }
 
 // Where that costs little: all between the two is written as well, if it is dirty.
