@@ -145,7 +145,8 @@ private:
           0) { // to the last byte of a page, which is never the one at 0: that would be to the end of the file
         auto const page = os::page_size();
         entry.off = os::round_down(what.offset, page);
-        entry.len = static_cast<std::uint32_t>(*os::round_up(what.offset + what.length, page) - entry.off - 1);
+        auto const end = os::round_up(what.offset + what.length, page).value_or(what.offset + what.length);
+        entry.len = static_cast<std::uint32_t>(end - entry.off - 1);
       }
       return;
     }
@@ -153,8 +154,7 @@ private:
     if (what.level == durability::written) {
       flags |= SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WAIT_AFTER;
     }
-    io_uring_prep_sync_file_range(&entry, what.descriptor, static_cast<unsigned>(what.length), what.offset,
-                                  static_cast<int>(flags));
+    io_uring_prep_sync_file_range(&entry, what.descriptor, static_cast<unsigned>(what.length), what.offset, flags);
   }
 
   std::mutex mutex_; // of who asks; and of who waits, for what is over was written by who asked for it
