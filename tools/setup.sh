@@ -71,7 +71,7 @@ wanted() {
   echo "clang-$llvm clang-tools-$llvm g++ cmake ninja-build libboost-test$boost-dev libmimalloc-dev libxxhash-dev liburing-dev"
   echo "libcli11-dev nlohmann-json3-dev"
   $all || return 0
-  echo "clang-format-$llvm clang-tidy-$llvm llvm-$llvm libclang-rt-$llvm-dev"
+  echo "clang-format-$llvm clang-tidy-$llvm llvm-$llvm llvm-$llvm-dev libclang-$llvm-dev libclang-rt-$llvm-dev"
   echo "libbenchmark-dev libboost$boost-dev libboost-context$boost-dev libboost-iostreams$boost-dev libsqlite3-dev liblmdb-dev"
   echo "libglib2.0-dev libuv1-dev"
   echo "btrfs-progs debootstrap e2fsprogs fuse3 gdb git jq libfuse3-dev libxbyak-dev python3 strace util-linux xfsprogs"

@@ -41,9 +41,6 @@ constexpr std::size_t most_looked_at = 1024;
 
 constexpr unsigned most_threads = 65'536;
 
-// Flushes that the ring has at a time.
-constexpr unsigned most_in_ring = 64;
-
 // It runs no handlers of the program's.
 template <class Body>
 auto start_thread(Body body) noexcept -> result<std::thread> {
@@ -219,7 +216,7 @@ auto engine_state::start(request& one, completion then) -> bool {
                  : one.after_      ? result<void>{}
                                    : call_worker();
     if (taken && one.after_) {
-      let_sleep(one);
+      let_sleep(one, *one.after_);
     } else if (taken) {
       taken = queue_up(one);
     }
@@ -290,7 +287,7 @@ auto engine_state::next_to_go_on() const noexcept -> request* {
   if (auto* const begun = running_.find([](request const& one) { return one.wants_thread_; })) {
     return begun;
   }
-  if (!queued_for_ring_.empty() && in_ring_ < most_in_ring) { // asking takes no time, so others do not wait for it
+  if (!queued_for_ring_.empty() && in_ring_ < ring::capacity) { // asking takes no time, so others do not wait for it
     return &queued_for_ring_.first();
   }
   return queued_.empty() ? nullptr : &queued_.first();
@@ -552,10 +549,10 @@ void engine_state::resume_all() noexcept {
   }
 }
 
-void engine_state::let_sleep(request& one) noexcept {
+void engine_state::let_sleep(request& one, std::chrono::nanoseconds after) noexcept {
   using clock = std::chrono::steady_clock;
   auto const now = clock::now();
-  one.until_ = *one.after_ < clock::time_point::max() - now ? now + *one.after_ : clock::time_point::max();
+  one.until_ = after < clock::time_point::max() - now ? now + after : clock::time_point::max();
   sleeping_.push_by_time(one);
   finished_.notify_all();
 }

@@ -104,7 +104,7 @@ private:
   void begin(request& one) noexcept;
   void absorb_into(request& one) noexcept;
   void let_wait(request& one) noexcept;
-  void let_sleep(request& one) noexcept;
+  void let_sleep(request& one, std::chrono::nanoseconds after) noexcept;
   void wake_sleepers() noexcept;
   [[nodiscard]] auto wait_elsewhere(request& one) noexcept -> result<void>;
   void end(lock& held, request& one) noexcept; // may release it for a moment
