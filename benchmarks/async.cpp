@@ -9,10 +9,8 @@
 #include <coroutine>
 #include <cstddef>
 #include <cstdint>
-#include <ctime>
 #include <expected>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <thread>
 #include <utility>

@@ -27,12 +27,12 @@ concept executor = requires(Executor& on, std::coroutine_handle<> next) {
 
 namespace fmmap {
 
-// What comes to an executor in a coroutine's stead, for that may be gone by then. It destroys itself when it has been resumed.
-class messenger {
+// A coroutine that nobody awaits: it begins when its frame is resumed, and destroys itself at its end.
+class unawaited {
 public:
   struct promise_type {
-    auto get_return_object() noexcept -> messenger {
-      return messenger{std::coroutine_handle<promise_type>::from_promise(*this)};
+    auto get_return_object() noexcept -> unawaited {
+      return unawaited{std::coroutine_handle<promise_type>::from_promise(*this)};
     }
     auto initial_suspend() const noexcept -> std::suspend_always { return {}; }
     auto final_suspend() const noexcept -> std::suspend_never { return {}; }
@@ -43,7 +43,7 @@ public:
   [[nodiscard]] auto frame() const noexcept -> std::coroutine_handle<> { return frame_; }
 
 private:
-  explicit messenger(std::coroutine_handle<> frame) noexcept : frame_{frame} {}
+  explicit unawaited(std::coroutine_handle<> frame) noexcept : frame_{frame} {}
   std::coroutine_handle<> frame_;
 };
 
@@ -59,8 +59,9 @@ struct destination : std::enable_shared_from_this<destination<Executor>> {
   std::atomic<bool> is_posted{false};
 };
 
+// What comes to an executor in a coroutine's stead, for that may be gone by then.
 template <class Executor>
-auto resume_unless_dropped(std::shared_ptr<destination<Executor>> to) -> messenger {
+auto resume_unless_dropped(std::shared_ptr<destination<Executor>> to) -> unawaited {
   if (!to->is_dropped.load(std::memory_order_acquire)) {
     to->waiting.resume();
   }

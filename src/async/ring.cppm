@@ -13,6 +13,8 @@ namespace fmmap {
 
 class ring {
 public:
+  static constexpr unsigned capacity = 64; // calls that may be under way at a time; more are not taken
+
   // Has the errno that the kernel or its administrator refuses it with, or ENOSYS where fmmap was built without liburing.
   [[nodiscard]] static auto make() -> result<std::unique_ptr<ring>>;
 

@@ -27,8 +27,7 @@ namespace fmmap {
 
 namespace {
 
-// Calls that may be under way at a time, and bytes of a file that one may be about; more are not taken.
-constexpr unsigned most_calls = 64;
+// Bytes of a file that one call may be about; more are not taken.
 constexpr std::uint64_t most_bytes = std::uint64_t{1} << 31;
 
 // liburing gives errors as negative numbers, where system calls set errno.
@@ -50,8 +49,8 @@ public:
   }
 
   [[nodiscard]] auto set_up() noexcept -> int {
-    auto const made = os::invoke(os::call::io_uring_setup,
-                                 [&] { return as_system_call(io_uring_queue_init(most_calls, &ring_, 0)); });
+    auto const made =
+        os::invoke(os::call::io_uring_setup, [&] { return as_system_call(io_uring_queue_init(capacity, &ring_, 0)); });
     is_set_up_ = made.has_value();
     return made ? 0 : made.error();
   }
@@ -68,7 +67,7 @@ public:
       return {.is_made = false, .code = allowed ? 0 : allowed.error()};
     }
     std::scoped_lock const held{mutex_};
-    if (under_way_ == most_calls || what.length > most_bytes) {
+    if (under_way_ == capacity || what.length > most_bytes) {
       return {};
     }
     auto* entry = io_uring_get_sqe(&ring_);

@@ -6,7 +6,6 @@ module;
 #include <chrono>
 #include <coroutine>
 #include <cstdint>
-#include <exception>
 #include <expected>
 #include <memory>
 #include <mutex>
@@ -29,17 +28,6 @@ namespace {
 
 // Bytes that are looked at, and written, at a time.
 constexpr std::uint64_t window = std::uint64_t{8} << 20;
-
-// A coroutine that nobody awaits.
-struct errand_for_nobody {
-  struct promise_type {
-    auto get_return_object() const noexcept -> errand_for_nobody { return {}; }
-    auto initial_suspend() const noexcept -> std::suspend_never { return {}; }
-    auto final_suspend() const noexcept -> std::suspend_never { return {}; }
-    void return_void() const noexcept {}
-    void unhandled_exception() const noexcept { std::terminate(); }
-  };
-};
 
 } // namespace
 
@@ -107,54 +95,47 @@ private:
     return error::make({code, std::system_category()}, "write behind", path_);
   }
 
-  // Bytes that wait to be written, and those that are being written as well; nothing where the system does not count them.
-  [[nodiscard]] auto count(std::uint64_t offset, std::uint64_t length, bool in_writing) const
-      -> std::optional<std::uint64_t> {
-    auto const seen = os::cache(descriptor_, offset, length);
-    return seen ? std::optional{seen->dirty + (in_writing ? seen->writeback : 0)} : std::nullopt;
-  }
-
   [[nodiscard]] auto write(std::uint64_t allowed, bool wait) -> result<void> {
     auto const status = os::status(descriptor_);
     if (!status) {
       return std::unexpected(failure(status.error()));
     }
-    auto const all = count(0, status->size, true);
-    auto left = all ? count(0, status->size, wait) : std::nullopt;
+    // Who does not wait leaves alone what is being written.
+    auto const to_write = [&](os::cache_status const& seen) { return seen.dirty + (wait ? seen.writeback : 0); };
+    auto const all = os::cache(descriptor_, 0, status->size);
+    std::uint64_t next = 0; // one window after the other, from where the last look ended
     {
       std::scoped_lock const held{mutex_};
       ++stats_.looks;
       stats_.dirty_known = all.has_value();
-      stats_.dirty_bytes = all.value_or(0);
+      stats_.dirty_bytes = all ? all->dirty + all->writeback : 0;
+      next = next_;
     }
-    auto next = begin(); // one window after the other, from where the last look ended
-    for (std::uint64_t seen = 0; seen < status->size && (!left || *left > allowed); seen += window) {
+    auto left = all ? to_write(*all) : status->size; // without a count, all of it
+    for (std::uint64_t seen = 0; seen < status->size && (!all || left > allowed); seen += window) {
       auto const at = next < status->size ? next : 0;
       next = at + window;
-      auto const here = left ? count(at, window, wait).value_or(0) : std::min(window, status->size - at);
+      auto here = std::min(window, status->size - at);
+      if (all) {
+        auto const counted = os::cache(descriptor_, at, window);
+        here = counted ? to_write(*counted) : 0;
+      }
       if (here == 0) {
         continue;
       }
       if (auto const done = write_window(at, here, wait); !done) {
         return done;
       }
-      if (left) {
-        *left -= std::min(*left, here);
-      }
+      left -= std::min(left, here);
     }
     std::scoped_lock const held{mutex_};
     next_ = next;
     return {};
   }
 
-  [[nodiscard]] auto begin() const -> std::uint64_t {
-    std::scoped_lock const held{mutex_};
-    return next_;
-  }
-
   [[nodiscard]] auto write_window(std::uint64_t at, std::uint64_t bytes, bool wait) -> result<void> {
     auto done = os::retry([&] { return os::sync_range(descriptor_, at, window, wait); });
-    if (!done && (done.error() == ENOSYS || done.error() == EINVAL || done.error() == EOPNOTSUPP)) {
+    if (!done && os::is_range_sync_missing(done.error())) {
       done = os::retry([&] { return os::sync_data(descriptor_); });
     }
     if (!done) {
@@ -185,7 +166,7 @@ auto call_on(std::shared_ptr<engine_state> engine, Function function, std::stop_
 }
 
 // Until it is stopped, or the engine closed.
-auto keep_looking(std::shared_ptr<dirty_watch> watch) -> errand_for_nobody {
+auto keep_looking(std::shared_ptr<dirty_watch> watch) -> unawaited {
   auto const stop = watch->stop.get_token();
   while (!stop.stop_requested()) {
     if (!co_await sleep_on(watch->engine(), watch->interval(), stop)) {
@@ -210,7 +191,7 @@ write_behind::write_behind(io_engine const& engine, mutable_mapped_file const& f
   if (!engine.is_open()) {
     watch_->note(error::make(errc::closed, "write behind", file.path(), {}, "the engine is closed"));
   } else if (watch_->is_possible()) {
-    keep_looking(watch_);
+    keep_looking(watch_).frame().resume();
   }
 }
 

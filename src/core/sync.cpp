@@ -25,10 +25,6 @@ namespace fmmap {
 
 namespace {
 
-auto range_sync_is_missing(int code) noexcept -> bool {
-  return code == ENOSYS || code == EINVAL || code == ESPIPE || code == EOPNOTSUPP;
-}
-
 // Bytes that two flushes may have between them and still be made as one.
 constexpr std::uint64_t merge_gap = std::uint64_t{256} << 10;
 
@@ -87,7 +83,7 @@ public:
   sync_in_progress(sync_in_progress const&) = delete;
   auto operator=(sync_in_progress const&) -> sync_in_progress& = delete;
   ~sync_in_progress() {
-    if (ticket_ != ended) {
+    if (!has_left()) {
       std::scoped_lock const lock{of_.mutex_};
       leave();
     }
@@ -106,10 +102,12 @@ public:
     last_ = of_.syncs_->next_ticket;
   }
 
-  // Whether those that it has overlapped have ended too.
+  [[nodiscard]] auto has_left() const noexcept -> bool { return ticket_ == ended; }
+
+  // Whether it has, and those that it has overlapped have ended too.
   [[nodiscard]] auto is_settled() const -> bool {
     std::scoped_lock const lock{of_.mutex_};
-    return have_ended();
+    return has_left() && have_ended();
   }
 
   // Waits for them. Without an error, from it or from one of them, `succeeded` is called before any other sync can end.
@@ -178,18 +176,14 @@ public:
   void call_made(os::outcome<void> const& done);
   [[nodiscard]] auto finish() -> result<durability>; // with the system calls that are left
 
-  [[nodiscard]] auto is_over() const -> bool {
-    return state_ == state::over || (state_ == state::ending && sync_->is_settled());
-  }
+  [[nodiscard]] auto is_over() const -> bool { return has_begun_ && (!sync_ || sync_->is_settled()); }
   [[nodiscard]] auto is_one_call() const noexcept -> bool { return level_ != durability::none && !part_.empty(); }
 
   // Takes on another flush of the same file, which has not begun either.
   [[nodiscard]] auto absorb(flush_steps const& other) noexcept -> bool;
 
 private:
-  enum class state : unsigned char { idle, calling, ending, over };
-
-  [[nodiscard]] auto begin() -> std::optional<result<durability>>;
+  [[nodiscard]] auto begin() -> result<durability>;
   [[nodiscard]] auto make_call() const -> os::outcome<void>;
   [[nodiscard]] auto is_range_sync() const noexcept -> bool {
     return level_ == durability::started || level_ == durability::written;
@@ -199,13 +193,12 @@ private:
   durability level_; // to be reached
   os::interval part_;
   std::span<std::byte> mapped_;
-  state state_ = state::idle;
-  std::optional<open_file::sync_in_progress> sync_;
-  std::optional<result<durability>> outcome_;
+  bool has_begun_ = false;
+  std::optional<open_file::sync_in_progress> sync_; // where there is a system call to make
+  result<durability> without_call_;                 // what it comes to where there is none
 };
 
-// What it comes to without a system call.
-auto flush_steps::begin() -> std::optional<result<durability>> {
+auto flush_steps::begin() -> result<durability> {
   if (auto const earlier = target_.failed_sync()) {
     return std::unexpected(*earlier);
   }
@@ -219,15 +212,15 @@ auto flush_steps::begin() -> std::optional<result<durability>> {
     return level_;
   }
   sync_.emplace(target_);
-  return std::nullopt;
+  return level_;
 }
 
 auto flush_steps::next_call() -> std::optional<sync_call> {
-  if (state_ == state::idle) {
-    outcome_ = begin();
-    state_ = outcome_ ? state::over : state::calling;
+  if (!has_begun_) {
+    without_call_ = begin();
+    has_begun_ = true;
   }
-  if (state_ != state::calling) {
+  if (!sync_ || sync_->has_left()) {
     return std::nullopt;
   }
   auto const is_all = part_ == everything || (!is_range_sync() && (mapped_.empty() || level_ == durability::all));
@@ -252,26 +245,24 @@ void flush_steps::call_made(os::outcome<void> const& done) {
   if (!done && done.error() == EINTR) {
     return;
   }
-  if (!done && is_range_sync() && range_sync_is_missing(done.error())) {
+  if (!done && is_range_sync() && os::is_range_sync_missing(done.error())) {
     level_ = durability::data;
     return;
   }
   if (sync_) {
     sync_->leave(done, "flush", part_ == everything ? std::nullopt : std::optional{as_range(part_)});
   }
-  state_ = state::ending;
 }
 
 auto flush_steps::finish() -> result<durability> {
   while (next_call()) {
     call_made(make_call());
   }
-  if (state_ == state::ending && sync_) {
-    auto const ended = sync_->wait([](auto const&) {});
-    outcome_ = ended ? result<durability>{level_} : std::unexpected(ended.error());
-    state_ = state::over;
+  if (!sync_) {
+    return without_call_;
   }
-  return outcome_.value_or(result<durability>{level_}); // it is there
+  auto const ended = sync_->wait([](auto const&) {});
+  return ended ? result<durability>{level_} : std::unexpected(ended.error());
 }
 
 // Where that costs little: all between the two is written as well, if it is dirty.

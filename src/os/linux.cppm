@@ -597,6 +597,11 @@ inline auto synchronize_code() noexcept -> outcome<void> {
                  [] { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0); });
 }
 
+// Whether an error of `sync_range` says that there is no such call, or none for such a file.
+constexpr auto is_range_sync_missing(int code) noexcept -> bool {
+  return code == ENOSYS || code == EINVAL || code == ESPIPE || code == EOPNOTSUPP;
+}
+
 // msync(2), MS_SYNC.
 inline auto sync_memory(void* address, std::size_t length) noexcept -> outcome<void> {
   return perform(call::msync, [&] { return ::msync(address, length, MS_SYNC); },

@@ -12,7 +12,6 @@
 #include <future>
 #include <memory>
 #include <memory_resource>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <stop_token>
@@ -45,6 +44,7 @@
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+#include "support/watched_calls.hpp"
 
 import fmmap.async;
 import fmmap.async.asio;
@@ -335,19 +335,7 @@ BOOST_AUTO_TEST_CASE(never_blocks_the_thread_of_the_loop) {
   auto const engine = engine_of();
   scratch const folder;
   asio_context context;
-  auto const self = std::this_thread::get_id();
-  std::mutex mutex;
-  std::vector<std::string> blocking;
-  std::size_t elsewhere = 0;
-  seam::armed const table;
-  seam::observe([&](seam::observation const& one) {
-    std::scoped_lock const lock{mutex};
-    if (std::this_thread::get_id() != self) {
-      ++elsewhere;
-    } else if (fmmap::os::may_block(one.which)) {
-      blocking.emplace_back(name_of(one.which));
-    }
-  });
+  watched_calls calls{{std::this_thread::get_id()}};
   run(context, [&]() -> awaitable<void> {
     auto file = or_throw(co_await async_wait(fmmap::async_create(engine, folder / "a", {.size = page}), use_awaitable));
     file.writable_bytes()[0] = std::byte{1};
@@ -357,7 +345,8 @@ BOOST_AUTO_TEST_CASE(never_blocks_the_thread_of_the_loop) {
     or_throw(co_await async_wait(fmmap::async_remove(engine, file), use_awaitable));
     or_throw(co_await async_wait(fmmap::async_close(engine, std::move(file)), use_awaitable));
   }());
-  BOOST_TEST(elsewhere > 10U);
+  BOOST_TEST(calls.elsewhere() > 10U);
+  auto const blocking = calls.blocking();
   BOOST_TEST(blocking.empty(), "it made the call " << (blocking.empty() ? "" : blocking.front()));
 }
 

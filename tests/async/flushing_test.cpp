@@ -117,6 +117,29 @@ struct counter {
 
 using flush = decltype(fmmap::async_flush(std::declval<io_engine const&>(), std::declval<mutable_mapped_file&>()));
 
+// Flushes of which the first takes its time, so that the others come meanwhile.
+struct flushes_meanwhile {
+  armed const table;
+  observed_syncs syncs;
+  counter over;
+  std::vector<flush> all;
+
+  void begin(flush one) {
+    all.push_back(std::move(one));
+    BOOST_TEST(all.back().start(counter::tell, &over));
+    syncs.wait_for_the_first();
+  }
+  void let_all_end() {
+    syncs.let_go_on();
+    over.wait_for(static_cast<int>(all.size()));
+  }
+  void expect_all_well() {
+    for (auto& each : all) {
+      BOOST_TEST(each.await_resume().has_value());
+    }
+  }
+};
+
 } // namespace
 
 BOOST_AUTO_TEST_SUITE(flushes)
@@ -249,27 +272,17 @@ BOOST_AUTO_TEST_CASE(that_wait_are_made_together) {
   auto const engine = engine_of();
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 100 * page}));
-  armed const table;
-  observed_syncs syncs;
-  counter over;
-  std::vector<flush> all;
+  flushes_meanwhile flushes;
   for (std::size_t i = 0; i < 100; ++i) {
     file.writable_bytes()[i * page] = std::byte{1};
-    all.push_back(fmmap::async_flush(engine, file, {.offset = i * page, .length = page}));
-    BOOST_TEST(all.back().start(counter::tell, &over));
-    if (i == 0) {
-      syncs.wait_for_the_first();
-    }
+    flushes.begin(fmmap::async_flush(engine, file, {.offset = i * page, .length = page}));
   }
   std::this_thread::sleep_for(5ms);
-  BOOST_TEST(syncs.made().size() == 1U);
-  BOOST_TEST(over.count == 0);
-  syncs.let_go_on();
-  over.wait_for(100);
-  for (auto& each : all) {
-    BOOST_TEST(each.await_resume().has_value());
-  }
-  auto const made = syncs.made();
+  BOOST_TEST(flushes.syncs.made().size() == 1U);
+  BOOST_TEST(flushes.over.count == 0);
+  flushes.let_all_end();
+  flushes.expect_all_well();
+  auto const made = flushes.syncs.made();
   BOOST_TEST_REQUIRE(made.size() == 2U);
   BOOST_TEST(made[1].about.length == 99 * page);
 }
@@ -279,18 +292,12 @@ BOOST_AUTO_TEST_CASE(that_are_far_apart_are_made_apart) {
   auto const engine = engine_of();
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 64 * mebibyte}));
-  armed const table;
-  observed_syncs syncs;
-  counter over;
-  std::vector<flush> all;
+  flushes_meanwhile flushes;
   for (auto const offset : {0UZ, 0UZ, 10UZ, 20UZ, 30UZ}) {
-    all.push_back(fmmap::async_flush(engine, file, {.offset = offset * mebibyte, .length = page}));
-    BOOST_TEST(all.back().start(counter::tell, &over));
-    syncs.wait_for_the_first();
+    flushes.begin(fmmap::async_flush(engine, file, {.offset = offset * mebibyte, .length = page}));
   }
-  syncs.let_go_on();
-  over.wait_for(5);
-  auto const made = syncs.made();
+  flushes.let_all_end();
+  auto const made = flushes.syncs.made();
   BOOST_TEST(made.size() == 5U);
   BOOST_TEST(std::ranges::all_of(made, [](seam::observation const& one) { return one.about.length == page; }));
 }
@@ -299,43 +306,29 @@ BOOST_AUTO_TEST_CASE(to_another_level_are_made_apart) {
   auto const engine = engine_of();
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
-  armed const table;
-  observed_syncs syncs;
-  counter over;
-  std::vector<flush> all;
+  flushes_meanwhile flushes;
   for (auto const level : {durability::data, durability::data, durability::all, durability::data, durability::none}) {
-    all.push_back(fmmap::async_flush(engine, file, whole, level));
-    BOOST_TEST(all.back().start(counter::tell, &over));
-    syncs.wait_for_the_first();
+    flushes.begin(fmmap::async_flush(engine, file, whole, level));
   }
-  syncs.let_go_on();
-  over.wait_for(5);
-  BOOST_TEST(syncs.made().size() == 3U); // the second and the fourth are one
-  for (auto& each : all) {
-    BOOST_TEST(each.await_resume().has_value());
-  }
+  flushes.let_all_end();
+  BOOST_TEST(flushes.syncs.made().size() == 3U); // the second and the fourth are one
+  flushes.expect_all_well();
 }
 
 BOOST_AUTO_TEST_CASE(that_were_made_together_fail_together) {
   auto const engine = engine_of();
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 10 * page}));
-  armed const table;
+  flushes_meanwhile flushes;
   for (auto const each : {call::fdatasync, call::msync}) {
     seam::fail(each, EIO, 1, 1); // the second one
   }
-  observed_syncs syncs;
-  counter over;
-  std::vector<flush> all;
   for (std::size_t i = 0; i < 10; ++i) {
-    all.push_back(fmmap::async_flush(engine, file, {.offset = i * page, .length = page}));
-    BOOST_TEST(all.back().start(counter::tell, &over));
-    syncs.wait_for_the_first();
+    flushes.begin(fmmap::async_flush(engine, file, {.offset = i * page, .length = page}));
   }
-  syncs.let_go_on();
-  over.wait_for(10);
-  BOOST_TEST(all.front().await_resume().has_value());
-  for (auto& each : all | std::views::drop(1)) {
+  flushes.let_all_end();
+  BOOST_TEST(flushes.all.front().await_resume().has_value());
+  for (auto& each : flushes.all | std::views::drop(1)) {
     BOOST_TEST(fails(each.await_resume(), std::errc::io_error));
   }
   BOOST_TEST(fails(file.flush(), std::errc::io_error));
@@ -381,26 +374,18 @@ BOOST_AUTO_TEST_CASE(through_two_mappings_are_flushed_each) {
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 10 * page}));
   auto other = or_throw(fmmap::mapping::map(file.as_file(), {.access = fmmap::access::read_write}));
-  armed const table;
-  observed_syncs syncs;
-  counter over;
-  std::vector<flush> all;
+  flushes_meanwhile flushes;
   auto const ask = [&](auto& object, std::size_t offset) {
-    all.push_back(fmmap::async_flush(engine, object, {.offset = offset, .length = page}));
-    BOOST_TEST(all.back().start(counter::tell, &over));
-    syncs.wait_for_the_first();
+    flushes.begin(fmmap::async_flush(engine, object, {.offset = offset, .length = page}));
   };
   ask(file, 0);
   ask(file, page);
   ask(other, 2 * page);
   ask(file, 3 * page);
   ask(other, 4 * page);
-  syncs.let_go_on();
-  over.wait_for(5);
-  BOOST_TEST(syncs.made().size() == 3U);
-  for (auto& each : all) {
-    BOOST_TEST(each.await_resume().has_value());
-  }
+  flushes.let_all_end();
+  BOOST_TEST(flushes.syncs.made().size() == 3U);
+  flushes.expect_all_well();
 }
 
 // However many there are, what is about other files has its turn.
@@ -409,24 +394,19 @@ BOOST_AUTO_TEST_CASE(that_wait_keep_nobody_else_waiting) {
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 500 * mebibyte}));
   auto other = or_throw(mutable_mapped_file::create(folder / "b", {.size = page}));
-  armed const table;
-  observed_syncs syncs;
-  counter over;
-  std::vector<flush> all;
+  flushes_meanwhile flushes;
   for (std::size_t i = 0; i < 1000; ++i) { // none of which can be one with another
-    all.push_back(fmmap::async_flush(engine, file, {.offset = i * mebibyte / 2, .length = page}));
-    BOOST_TEST(all.back().start(counter::tell, &over));
-    syncs.wait_for_the_first();
+    flushes.begin(fmmap::async_flush(engine, file, {.offset = i * mebibyte / 2, .length = page}));
   }
   BOOST_TEST(awaited(fmmap::async_flush(engine, other)).has_value());
   BOOST_TEST(awaited(fmmap::async_call(engine, []() -> fmmap::result<int> { return 1; })).has_value());
-  BOOST_TEST(over.count == 0);
-  for (std::size_t i = 1; i < all.size(); i += 2) {
-    BOOST_TEST(all[i].drop());
+  BOOST_TEST(flushes.over.count == 0);
+  for (std::size_t i = 1; i < flushes.all.size(); i += 2) {
+    BOOST_TEST(flushes.all[i].drop());
   }
-  syncs.let_go_on();
-  over.wait_for(500);
-  BOOST_TEST(syncs.made().size() == 501U);
+  flushes.syncs.let_go_on();
+  flushes.over.wait_for(500);
+  BOOST_TEST(flushes.syncs.made().size() == 501U);
 }
 
 // By threads of the program's and by the engine, with a failure among them: nobody hangs, and once the failure is told all fail.

@@ -8,17 +8,13 @@
 #include <expected>
 #include <filesystem>
 #include <functional>
-#include <latch>
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
-
-#include <malloc.h>
 
 import fmmap.async;
 import fmmap.core;
@@ -149,15 +145,7 @@ std::vector<scenario> const scenarios{
 BOOST_AUTO_TEST_SUITE(whatever_call_fails)
 
 BOOST_AUTO_TEST_CASE(an_operation_tells_and_the_engine_goes_on) {
-  // What the system keeps for the next threads is there before anything is counted.
-  ::mallopt(M_ARENA_MAX, 1);
-  {
-    std::latch all{4};
-    std::vector<std::jthread> some;
-    for (int i = 0; i < 4; ++i) {
-      some.emplace_back([&] { all.arrive_and_wait(); });
-    }
-  }
+  l0::warm_up_threads(4);
   for (auto const& fault : l0::sweep_all(scenarios).faults) {
     BOOST_ERROR(fault);
   }

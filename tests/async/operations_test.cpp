@@ -15,7 +15,6 @@
 #include <fstream>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -35,6 +34,7 @@
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+#include "support/watched_calls.hpp"
 
 import fmmap.async;
 import fmmap.core;
@@ -310,33 +310,19 @@ BOOST_AUTO_TEST_SUITE(a_thread_that_awaits)
 BOOST_AUTO_TEST_CASE(is_never_the_one_that_blocks) {
   auto const engine = engine_of();
   auto const a = std::make_unique<asked>();
-  std::mutex mutex;
-  std::set<std::thread::id> mine{std::this_thread::get_id()};
-  sync_wait([&]() -> task<> { // learns which thread resumes
-    (void)co_await fmmap::async_call(engine, []() -> fmmap::result<void> { return {}; });
-    mine.insert(std::this_thread::get_id());
-  }());
+  std::set const mine{std::this_thread::get_id(), thread_that_resumes(engine)};
   BOOST_TEST(mine.size() == 2U);
   for (auto const& kind : all_kinds) {
     if (kind.name == "commit") { // its staging is the exception
       continue;
     }
     BOOST_TEST_CONTEXT(kind.name) {
-      std::vector<std::string> blocking;
-      std::size_t elsewhere = 0;
-      armed const table;
-      seam::observe([&](seam::observation const& one) {
-        std::scoped_lock const lock{mutex};
-        if (!mine.contains(std::this_thread::get_id())) {
-          ++elsewhere;
-        } else if (fmmap::os::may_block(one.which)) {
-          blocking.emplace_back(name_of(one.which));
-        }
-      });
+      watched_calls calls{mine};
       auto operation = kind.ask(engine, *a, {});
       auto const done = sync_wait(std::move(operation));
       BOOST_TEST(done.has_value());
-      BOOST_TEST(elsewhere > 0U);
+      BOOST_TEST(calls.elsewhere() > 0U);
+      auto blocking = calls.blocking();
       // What is opened goes here, on the thread that awaited it: `async_close` is there for who minds.
       std::erase_if(blocking, [&](std::string const& one) {
         return kind.name.starts_with("open") || kind.name == "create" ? one == "munmap" || one == "close" : false;

@@ -5,14 +5,10 @@
 #include <exception>
 #include <expected>
 #include <filesystem>
-#include <latch>
-#include <thread>
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
 #include <uv.h>
-
-#include <malloc.h>
 
 #include "support/engines.hpp"
 
@@ -70,16 +66,8 @@ std::vector<scenario> const scenarios{
 BOOST_AUTO_TEST_SUITE(whatever_call_fails)
 
 BOOST_AUTO_TEST_CASE(an_operation_tells_and_the_loop_ends) {
-  // What the system and libuv keep for the next threads and loops is there before anything is counted.
-  ::mallopt(M_ARENA_MAX, 1);
-  {
-    std::latch all{3};
-    std::vector<std::jthread> some;
-    for (int i = 0; i < 3; ++i) {
-      some.emplace_back([&] { all.arrive_and_wait(); });
-    }
-  }
-  uv_loop_t first;
+  l0::warm_up_threads(3);
+  uv_loop_t first; // and what libuv keeps for the next ones
   BOOST_TEST_REQUIRE(::uv_loop_init(&first) == 0);
   BOOST_TEST_REQUIRE(::uv_loop_close(&first) == 0);
   for (auto const& fault : l0::sweep_all(scenarios).faults) {

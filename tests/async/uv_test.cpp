@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <expected>
 #include <filesystem>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
 #include <stop_token>
@@ -24,6 +23,7 @@
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+#include "support/watched_calls.hpp"
 
 import fmmap.async;
 import fmmap.async.uv;
@@ -222,19 +222,7 @@ BOOST_AUTO_TEST_CASE(is_never_blocked) {
   scratch const folder;
   uv_loop loop;
   auto executor = loop.executor();
-  auto const self = std::this_thread::get_id();
-  std::mutex mutex;
-  std::vector<std::string> blocking;
-  std::size_t elsewhere = 0;
-  seam::armed const table;
-  seam::observe([&](seam::observation const& one) {
-    std::scoped_lock const lock{mutex};
-    if (std::this_thread::get_id() != self) {
-      ++elsewhere;
-    } else if (fmmap::os::may_block(one.which)) {
-      blocking.emplace_back(name_of(one.which));
-    }
-  });
+  watched_calls calls{{std::this_thread::get_id()}};
   auto const work = [&]() -> task<> {
     auto file = or_throw(co_await resume_on(executor, fmmap::async_create(engine, folder / "a", {.size = page})));
     file.writable_bytes()[0] = std::byte{1};
@@ -246,7 +234,8 @@ BOOST_AUTO_TEST_CASE(is_never_blocked) {
   auto const one = work();
   begin(one);
   loop.run();
-  BOOST_TEST(elsewhere > 10U);
+  BOOST_TEST(calls.elsewhere() > 10U);
+  auto const blocking = calls.blocking();
   BOOST_TEST(blocking.empty(), "it made the call " << (blocking.empty() ? "" : blocking.front()));
 }
 

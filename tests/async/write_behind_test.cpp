@@ -10,10 +10,8 @@
 #include <expected>
 #include <filesystem>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <random>
-#include <set>
 #include <stop_token>
 #include <string>
 #include <system_error>
@@ -27,6 +25,7 @@
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+#include "support/watched_calls.hpp"
 
 import fmmap.async;
 import fmmap.core;
@@ -255,21 +254,8 @@ BOOST_AUTO_TEST_CASE(blocks_neither_its_maker_nor_who_is_resumed) {
   auto const engine = engine_of();
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = 16 * mebibyte}));
-  std::set<std::thread::id> mine{std::this_thread::get_id()};
-  sync_wait([&]() -> task<> {
-    or_throw(co_await async_sleep(engine, 1ms));
-    mine.insert(std::this_thread::get_id());
-  }());
-  std::mutex mutex;
-  std::vector<std::string> blocking;
   auto const before = descriptor_count();
-  armed const table;
-  seam::observe([&](seam::observation const& one) {
-    std::scoped_lock const lock{mutex};
-    if (mine.contains(std::this_thread::get_id()) && fmmap::os::may_block(one.which) && !one.over) {
-      blocking.emplace_back(name_of(one.which));
-    }
-  });
+  watched_calls calls{{std::this_thread::get_id(), thread_that_resumes(engine)}};
   {
     write_behind const background{engine, file, {.dirty_budget = page, .interval = 1ms}};
     change(file, 16 * mebibyte);
@@ -277,8 +263,7 @@ BOOST_AUTO_TEST_CASE(blocks_neither_its_maker_nor_who_is_resumed) {
     BOOST_TEST(becomes([&] { return background.stats().looks > 5; }));
   }
   BOOST_TEST(becomes([&] { return descriptor_count() == before; }));
-  std::scoped_lock const lock{mutex};
-  BOOST_TEST((blocking == std::vector<std::string>{"openat"}));
+  BOOST_TEST((calls.blocking() == std::vector<std::string>{"openat"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

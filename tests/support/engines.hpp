@@ -35,6 +35,14 @@ void begin(fmmap::task<T> const& what) {
   what.await_suspend(std::noop_coroutine()).resume();
 }
 
+// On which an engine resumes those who wait.
+inline auto thread_that_resumes(fmmap::io_engine const& engine) -> std::thread::id {
+  return fmmap::sync_wait([](fmmap::io_engine const& on) -> fmmap::task<std::thread::id> {
+    fmmap::or_throw(co_await fmmap::async_call(on, []() -> fmmap::result<void> { return {}; }));
+    co_return std::this_thread::get_id();
+  }(engine));
+}
+
 // Whether that is so before long.
 template <class Predicate>
 auto becomes(Predicate is_so) -> bool {

@@ -14,6 +14,7 @@ module;
 #include <functional>
 #include <iostream>
 #include <iterator>
+#include <latch>
 #include <map>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@ module;
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -509,6 +511,16 @@ export namespace l0 {
     }
   }
   return result;
+}
+
+// For scenarios with threads: what the system keeps for as many is there before anything is counted.
+void warm_up_threads(int count) {
+  ::mallopt(M_ARENA_MAX, 1);
+  std::latch all{count};
+  std::vector<std::jthread> some;
+  for (int i = 0; i < count; ++i) {
+    some.emplace_back([&] { all.arrive_and_wait(); });
+  }
 }
 
 // Sweeps all scenarios, prints what each has come to and the sum, and returns the sum.
