@@ -30,6 +30,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "support/machine_code.hpp"
 #include "support/mounts.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
@@ -65,24 +66,6 @@ struct dropped_errors {
 
   fmmap::dropped_error_handler before;
 };
-
-// A function that returns 42, for this processor; empty for others.
-auto returns_42() -> std::string_view {
-#if defined(__x86_64__)
-  return {"\xb8\x2a\x00\x00\x00\xc3", 6};
-#elif defined(__aarch64__)
-  return {"\x40\x05\x80\x52\xc0\x03\x5f\xd6", 8};
-#else
-  return {};
-#endif
-}
-
-// The sanitizer would look for the type of a function before its code.
-[[clang::no_sanitize("function")]] auto called(std::span<std::byte const> code) -> int {
-  __builtin___clear_cache(const_cast<char*>(text_of(code).data()),
-                          const_cast<char*>(text_of(code).data() + code.size()));
-  return reinterpret_cast<int (*)()>(const_cast<std::byte*>(code.data()))();
-}
 
 } // namespace
 

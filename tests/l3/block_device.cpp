@@ -25,7 +25,7 @@ module;
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "l3/companion.hpp"
+#include "support/companion.hpp"
 
 module fmmap.test.l3;
 

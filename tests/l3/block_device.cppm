@@ -11,8 +11,8 @@ module;
 #include <string_view>
 #include <vector>
 
-#include "l3/companion.hpp"
-#include "l3/shared.hpp"
+#include "support/companion.hpp"
+#include "support/shared.hpp"
 
 export module fmmap.test.l3:block_device;
 

@@ -12,7 +12,7 @@ module;
 #include <stdexcept>
 #include <vector>
 
-#include "l3/shared.hpp"
+#include "support/shared.hpp"
 
 export module fmmap.test.l3:block_log;
 

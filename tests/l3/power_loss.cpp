@@ -17,7 +17,7 @@ module;
 
 #include <unistd.h>
 
-#include "l3/companion.hpp"
+#include "support/companion.hpp"
 #include "support/mounts.hpp"
 
 module fmmap.test.l3;

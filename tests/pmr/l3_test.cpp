@@ -19,9 +19,9 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "l3/companion.hpp"
-#include "l3/shared.hpp"
+#include "support/companion.hpp"
 #include "support/process.hpp"
+#include "support/shared.hpp"
 
 #include "l3/on_disks.hpp"
 
