@@ -40,10 +40,11 @@
 #include <boost/asio/use_future.hpp>
 #include <boost/test/unit_test.hpp>
 
-#include "support/engines.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+
+#include "support/engines.hpp"
 #include "support/watched_calls.hpp"
 
 import fmmap.async;

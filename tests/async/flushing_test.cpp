@@ -27,11 +27,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "support/engines.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/sandbox.hpp"
 #include "support/scratch.hpp"
+
+#include "support/engines.hpp"
 
 import fmmap.async;
 import fmmap.core;

@@ -27,11 +27,12 @@
 
 #include <pthread.h>
 
-#include "support/engines.hpp"
 #include "support/loop.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+
+#include "support/engines.hpp"
 
 import fmmap.async;
 import fmmap.core;

@@ -29,11 +29,12 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "support/engines.hpp"
 #include "support/loop.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+
+#include "support/engines.hpp"
 #include "support/watched_calls.hpp"
 
 import fmmap.async;

@@ -18,20 +18,21 @@
 #include <vector>
 
 #include <boost/test/unit_test.hpp>
+#include <fuse_lowlevel.h>
 
 #include <fcntl.h>
-#include <fuse_lowlevel.h>
 #include <poll.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "support/companion.hpp"
-#include "support/engines.hpp"
 #include "support/mounts.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 #include "support/shared.hpp"
+
+#include "support/engines.hpp"
 
 import fmmap.async;
 import fmmap.core;

@@ -19,10 +19,11 @@
 #include <boost/test/unit_test.hpp>
 #include <uv.h>
 
-#include "support/engines.hpp"
 #include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
+
+#include "support/engines.hpp"
 #include "support/watched_calls.hpp"
 
 import fmmap.async;
