@@ -22,6 +22,7 @@ module;
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/query.hpp>
+#include <boost/asio/system_executor.hpp>
 
 /// Waiting for fmmap's operations as Boost.Asio waits: by callbacks, futures, coroutines of its own.
 export module fmmap.async.asio;
@@ -87,14 +88,38 @@ private:
   std::size_t to_be_posted_ = 0;
 };
 
+// Where those wait whose handlers have an executor that tells of its context. Of one that does not, as
+// any_completion_executor, no context is known, and with the system's their operations go when the program does.
+template <class Executor>
+auto asio_waits_of(Executor const& executor) -> asio_waits& {
+  namespace asio = boost::asio;
+  if constexpr (asio::can_query_v<Executor const&, asio::execution::context_t>) {
+    return asio::use_service<asio_waits>(
+        static_cast<asio::execution_context&>(asio::query(executor, asio::execution::context)));
+  } else {
+    return asio::use_service<asio_waits>(asio::query(asio::system_executor{}, asio::execution::context));
+  }
+}
+
+// Calls a function there, and never here: an executor that cannot promise that is asked by a thread of the system's executor.
+template <class Executor, class Function>
+void asio_post(Executor const& executor, Function function) {
+  namespace asio = boost::asio;
+  if constexpr (asio::can_require_v<Executor const&, asio::execution::blocking_t::never_t>) {
+    asio::post(executor, std::move(function));
+  } else {
+    asio::post(asio::system_executor{},
+               [executor, one = std::move(function)]() mutable { executor.execute(std::move(one)); });
+  }
+}
+
 template <class T, class Handler>
 class asio_wait_of final : public asio_wait, public std::enable_shared_from_this<asio_wait_of<T, Handler>> {
 public:
   asio_wait_of(Handler handler, operation<T> awaited)
       : handler_{std::move(handler)},
         work_{boost::asio::get_associated_executor(handler_)},
-        all_{boost::asio::use_service<asio_waits>(static_cast<boost::asio::execution_context&>(
-            boost::asio::query(work_.get_executor(), boost::asio::execution::context)))},
+        all_{asio_waits_of(work_.get_executor())},
         operation_{std::move(awaited)} {}
 
   void begin() {
@@ -123,8 +148,8 @@ private:
     {
       auto const executor = self->work_.get_executor();
       auto const allocator = boost::asio::get_associated_allocator(self->handler_);
-      boost::asio::post(executor, boost::asio::bind_allocator(
-                                      allocator, [one = std::move(self)]() mutable { complete(std::move(one)); }));
+      asio_post(executor, boost::asio::bind_allocator(allocator,
+                                                      [one = std::move(self)]() mutable { complete(std::move(one)); }));
     }
     all.is_posted();
   }
@@ -168,7 +193,8 @@ export namespace fmmap {
 /// the engine's. The executor has work until then. A signal of its associated cancellation slot, of any type, is a stop.
 ///
 /// When the execution context is destroyed before, the operation is dropped, and the handler is destroyed uncalled. That waits
-/// for operations that use an object of the program's, as dropping does.
+/// for operations that use an object of the program's, as dropping does. An executor that does not tell of its context, as that of an
+/// `any_completion_handler`, has to be there until the handler has been called.
 ///
 /// Thread safety: as asynchronous functions of Boost.Asio. Out of memory, where a handler cannot be posted, the program ends.
 template <class T, boost::asio::completion_token_for<void(std::exception_ptr, result<T>)> Token>

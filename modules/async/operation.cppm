@@ -21,7 +21,8 @@ import :io_engine;
 
 namespace fmmap {
 
-class request_queue; // defined in src/async/engine_state.cppm
+class request_queue;     // defined in src/async/engine_state.cppm
+class request_timetable; // likewise
 
 // What to call, on the engine's thread, when an operation is over.
 struct completion {
@@ -70,6 +71,7 @@ protected:
 private:
   friend engine_state;
   friend request_queue;
+  friend request_timetable;
   friend operation_access;
   enum class phase : unsigned char { idle, waiting, running, done, over };
 

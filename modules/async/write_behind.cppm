@@ -58,7 +58,8 @@ public:
   /// Errors: of writing; as those of all operations.
   [[nodiscard]] auto room(std::stop_token stop = {}) const -> operation<void>;
 
-  /// The first error since the last call of this; that the engine was closed meanwhile is none. The next flush of the file reports a failed write as well.
+  /// The first error since the last call of this, one that `room` gave included; that the engine was closed meanwhile is none. A failed
+  /// write is known at the next look, and the next flush of the file reports it as well.
   [[nodiscard]] auto check() -> result<void>;
 
   [[nodiscard]] auto stats() const -> write_behind_stats;

@@ -36,6 +36,8 @@ auto canceled() -> error {
 
 auto closed() -> error { return error::make(errc::closed, "begin an operation", {}, {}, "its engine is closed"); }
 
+auto no_memory() -> error { return error::make({ENOMEM, std::system_category()}, "begin an operation"); }
+
 // Requests that are looked at for one that may be absorbed: there may be many.
 constexpr std::size_t most_looked_at = 1024;
 
@@ -84,21 +86,10 @@ void operation_access::stop(request& one) noexcept {
   }
 }
 
-void request_queue::push(request& one) noexcept { insert_after(last_, one); }
-
-void request_queue::push_by_time(request& one) noexcept {
-  auto* before = last_;
-  while (before != nullptr && before->until_ > one.until_) {
-    before = before->previous_;
-  }
-  insert_after(before, one);
-}
-
-void request_queue::insert_after(request* before, request& one) noexcept {
-  auto*& link = before != nullptr ? before->next_ : first_;
-  one.previous_ = before;
-  one.next_ = std::exchange(link, &one);
-  (one.next_ != nullptr ? one.next_->previous_ : last_) = &one;
+void request_queue::push(request& one) noexcept {
+  one.next_ = nullptr;
+  one.previous_ = std::exchange(last_, &one);
+  (one.previous_ != nullptr ? one.previous_->next_ : first_) = &one;
   ++size_;
 }
 
@@ -115,6 +106,10 @@ auto request_queue::pop() noexcept -> request& {
 }
 
 auto request_queue::next_of(request const& one) noexcept -> request* { return one.next_; }
+
+auto request_timetable::is_earlier::operator()(request const* a, request const* b) const noexcept -> bool {
+  return std::pair{a->until_, a} < std::pair{b->until_, b};
+}
 
 // --- Beginning and end ------------------------------------------------------------------------------------------------------
 
@@ -164,13 +159,17 @@ void engine_state::close() noexcept {
   if (is_closing_.exchange(true)) {
     return;
   }
-  for (auto* const queue : {&queued_, &queued_for_ring_, &queued_to_wait_, &sleeping_}) {
-    while (!queue->empty()) { // those behind one come to be the first
-      auto& one = queue->first();
+  auto const refuse_all = [&](auto const& queue) {
+    while (!queue.empty()) { // those behind one come to be the first
+      auto& one = queue.first();
       leave_queue(one);
       refuse(one, canceled());
     }
-  }
+  };
+  refuse_all(queued_);
+  refuse_all(queued_for_ring_);
+  refuse_all(queued_to_wait_);
+  refuse_all(sleeping_);
   for (auto& [target, others] : behind_) {
     while (!others.empty()) {
       refuse(others.pop(), canceled());
@@ -215,10 +214,8 @@ auto engine_state::start(request& one, completion then) -> bool {
                  : one.is_stopped_ ? std::unexpected(canceled())
                  : one.after_      ? result<void>{}
                                    : call_worker();
-    if (taken && one.after_) {
-      let_sleep(one, *one.after_);
-    } else if (taken) {
-      taken = queue_up(one);
+    if (taken) {
+      taken = one.after_ ? let_sleep(one, *one.after_) : queue_up(one);
     }
     if (taken) {
       one.then_ = then;
@@ -294,10 +291,7 @@ auto engine_state::next_to_go_on() const noexcept -> request* {
 }
 
 auto engine_state::queue_of(request const& one) noexcept -> request_queue& {
-  return one.after_                                    ? sleeping_
-         : one.has_to_wait_                            ? queued_to_wait_
-         : ring_ != nullptr && one.target() != nullptr ? queued_for_ring_
-                                                       : queued_;
+  return one.has_to_wait_ ? queued_to_wait_ : ring_ != nullptr && one.target() != nullptr ? queued_for_ring_ : queued_;
 }
 
 // Of what has the same target one at a time: a second sync of a file would wait for the first one in any case, and meanwhile
@@ -312,7 +306,7 @@ auto engine_state::queue_up(request& one) noexcept -> result<void> {
         return {};
       }
     } catch (std::bad_alloc const&) {
-      return std::unexpected(error::make({ENOMEM, std::system_category()}, "begin an operation"));
+      return std::unexpected(no_memory());
     }
   }
   queue_of(one).push(one);
@@ -323,6 +317,10 @@ auto engine_state::queue_up(request& one) noexcept -> result<void> {
 void engine_state::leave_queue(request& one) noexcept {
   if (one.is_behind_) {
     behind_.find(one.target())->second.remove(one);
+    return;
+  }
+  if (one.after_) {
+    sleeping_.remove(one);
     return;
   }
   queue_of(one).remove(one);
@@ -549,17 +547,25 @@ void engine_state::resume_all() noexcept {
   }
 }
 
-void engine_state::let_sleep(request& one, std::chrono::nanoseconds after) noexcept {
+auto engine_state::let_sleep(request& one, std::chrono::nanoseconds after) noexcept -> result<void> {
   using clock = std::chrono::steady_clock;
   auto const now = clock::now();
   one.until_ = after < clock::time_point::max() - now ? now + after : clock::time_point::max();
-  sleeping_.push_by_time(one);
-  finished_.notify_all();
+  try {
+    sleeping_.push(one);
+  } catch (std::bad_alloc const&) {
+    return std::unexpected(no_memory());
+  }
+  if (&sleeping_.first() == &one) {
+    finished_.notify_all();
+  }
+  return {};
 }
 
 void engine_state::wake_sleepers() noexcept {
   while (!sleeping_.empty() && sleeping_.first().until_ <= std::chrono::steady_clock::now()) {
-    auto& one = sleeping_.pop();
+    auto& one = sleeping_.first();
+    sleeping_.remove(one);
     (void)one.perform(false, {});
     be_done(one);
   }

@@ -9,6 +9,7 @@ module;
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -32,7 +33,6 @@ public:
   [[nodiscard]] auto size() const noexcept -> std::size_t { return size_; }
   [[nodiscard]] auto first() const noexcept -> request& { return *first_; }
   void push(request& one) noexcept;
-  void push_by_time(request& one) noexcept; // in the order of when they are over
   void remove(request& one) noexcept;
   [[nodiscard]] auto pop() noexcept -> request&;
 
@@ -48,11 +48,25 @@ public:
 
 private:
   [[nodiscard]] static auto next_of(request const& one) noexcept -> request*;
-  void insert_after(request* before, request& one) noexcept;
 
   request* first_ = nullptr;
   request* last_ = nullptr;
   std::size_t size_ = 0;
+};
+
+// Requests in the order of when they are over.
+class request_timetable {
+public:
+  [[nodiscard]] auto empty() const noexcept -> bool { return all_.empty(); }
+  [[nodiscard]] auto first() const noexcept -> request& { return **all_.begin(); }
+  void push(request& one) { all_.insert(&one); }
+  void remove(request& one) noexcept { all_.erase(&one); }
+
+private:
+  struct is_earlier {
+    [[nodiscard]] auto operator()(request const* a, request const* b) const noexcept -> bool;
+  };
+  std::set<request*, is_earlier> all_;
 };
 
 class engine_state : public std::enable_shared_from_this<engine_state> {
@@ -104,7 +118,7 @@ private:
   void begin(request& one) noexcept;
   void absorb_into(request& one) noexcept;
   void let_wait(request& one) noexcept;
-  void let_sleep(request& one, std::chrono::nanoseconds after) noexcept;
+  [[nodiscard]] auto let_sleep(request& one, std::chrono::nanoseconds after) noexcept -> result<void>;
   void wake_sleepers() noexcept;
   [[nodiscard]] auto wait_elsewhere(request& one) noexcept -> result<void>;
   void end(lock& held, request& one) noexcept; // may release it for a moment
@@ -130,7 +144,7 @@ private:
   request_queue queued_for_ring_;                         // flushes
   std::unordered_map<void const*, request_queue> behind_; // others with the same target, of each that is queued or runs
   request_queue queued_to_wait_;
-  request_queue sleeping_;
+  request_timetable sleeping_;
   request_queue running_;
   request_queue done_;
   std::size_t idle_ = 0;                // workers

@@ -29,6 +29,9 @@ namespace {
 // Bytes that are looked at, and written, at a time.
 constexpr std::uint64_t window = std::uint64_t{8} << 20;
 
+// Where no file has bytes, or ever will.
+constexpr std::uint64_t nowhere = std::uint64_t{1} << 62;
+
 } // namespace
 
 // A file that is written behind, by a descriptor of its own: a failed write is told once for each open file, and so to its
@@ -69,9 +72,19 @@ public:
   [[nodiscard]] auto engine() const noexcept -> std::shared_ptr<engine_state> const& { return engine_; }
 
   // Begins writing where more than half of the budget is dirty.
-  [[nodiscard]] auto look() -> result<void> { return write(options_.dirty_budget / 2, false); }
+  void look() {
+    if (auto const looked = write_and_check(options_.dirty_budget / 2, false); !looked) {
+      note(looked.error());
+    }
+  }
   // Writes until no more than that is.
-  [[nodiscard]] auto make_room() -> result<void> { return write(options_.dirty_budget, true); }
+  [[nodiscard]] auto make_room() -> result<void> {
+    auto made = write_and_check(options_.dirty_budget, true);
+    if (!made) {
+      note(made.error());
+    }
+    return made;
+  }
 
   void note(error why) {
     std::scoped_lock const held{mutex_};
@@ -93,6 +106,13 @@ public:
 private:
   [[nodiscard]] auto failure(int code) const -> error {
     return error::make({code, std::system_category()}, "write behind", path_);
+  }
+
+  [[nodiscard]] auto write_and_check(std::uint64_t allowed, bool wait) -> result<void> {
+    auto written = write(allowed, wait);
+    // What the system has failed to write meanwhile it tells whoever waits, for whichever part. There is nothing to wait for
+    // in this one.
+    return written ? sync_part(nowhere, os::page_size(), true) : written;
   }
 
   [[nodiscard]] auto write(std::uint64_t allowed, bool wait) -> result<void> {
@@ -134,15 +154,23 @@ private:
   }
 
   [[nodiscard]] auto write_window(std::uint64_t at, std::uint64_t bytes, bool wait) -> result<void> {
-    auto done = os::retry([&] { return os::sync_range(descriptor_, at, window, wait); });
+    auto done = sync_part(at, window, wait);
+    if (done) {
+      std::scoped_lock const held{mutex_};
+      stats_.begun_bytes += bytes;
+    }
+    return done;
+  }
+
+  // Or all of it, where the system knows no parts.
+  [[nodiscard]] auto sync_part(std::uint64_t at, std::uint64_t length, bool wait) -> result<void> {
+    auto done = os::retry([&] { return os::sync_range(descriptor_, at, length, wait); });
     if (!done && os::is_range_sync_missing(done.error())) {
       done = os::retry([&] { return os::sync_data(descriptor_); });
     }
     if (!done) {
       return std::unexpected(failure(done.error()));
     }
-    std::scoped_lock const held{mutex_};
-    stats_.begun_bytes += bytes;
     return {};
   }
 
@@ -172,11 +200,14 @@ auto keep_looking(std::shared_ptr<dirty_watch> watch) -> unawaited {
     if (!co_await sleep_on(watch->engine(), watch->interval(), stop)) {
       break;
     }
-    auto const looked = co_await call_on(watch->engine(), [watch] { return watch->look(); }, stop);
-    if (!looked) {
-      if (stop.stop_requested()) {
-        break;
-      }
+    auto const looked = co_await call_on(
+        watch->engine(),
+        [watch]() -> result<void> {
+          watch->look();
+          return {};
+        },
+        stop);
+    if (!looked && !stop.stop_requested()) { // it could not begin
       watch->note(looked.error());
     }
   }
@@ -195,7 +226,11 @@ write_behind::write_behind(io_engine const& engine, mutable_mapped_file const& f
   }
 }
 
-write_behind::~write_behind() { watch_->stop.request_stop(); }
+write_behind::~write_behind() {
+  auto stop = watch_->stop;
+  watch_.reset(); // before its coroutine gives it up, which has it closed elsewhere
+  stop.request_stop();
+}
 
 auto write_behind::room(std::stop_token stop) const -> operation<void> {
   if (!watch_->is_possible()) {

@@ -23,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include <boost/asio/any_completion_handler.hpp>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/bind_allocator.hpp>
@@ -157,6 +158,32 @@ BOOST_AUTO_TEST_CASE(calls_a_callback_on_the_thread_of_its_executor) {
   BOOST_TEST((one.seen->thrown == nullptr));
   BOOST_TEST((one.seen->thread == std::this_thread::get_id()));
   BOOST_TEST(one.is_dropped());
+}
+
+// Which promises neither that it does not block nor what its context is.
+BOOST_AUTO_TEST_CASE(calls_a_handler_of_any_type_where_that_wants_it) {
+  auto const engine = engine_of();
+  asio_context context;
+  std::array<told<int>, 3> all;
+  using any_handler = asio::any_completion_handler<void(std::exception_ptr, result<int>)>;
+  async_wait(fmmap::async_call(engine, seven), any_handler{asio::bind_executor(context, all[0].handler())});
+  async_wait(fmmap::async_call(engine, throw_something), any_handler{asio::bind_executor(context, all[1].handler())});
+  async_wait(fmmap::async_call(fmmap::io_engine{}, seven), any_handler{asio::bind_executor(context, all[2].handler())});
+  BOOST_TEST(all[2].seen->calls == 0);
+  context.run();
+  for (auto const& each : all) {
+    BOOST_TEST(each.seen->calls == 1);
+    BOOST_TEST((each.seen->thread == std::this_thread::get_id()));
+    BOOST_TEST(each.is_dropped());
+  }
+  BOOST_TEST(or_throw(*all[0].seen->got) == 7);
+  BOOST_TEST((all[1].seen->thrown != nullptr));
+  BOOST_TEST(fails(*all[2].seen->got, errc::closed));
+
+  told<int> const elsewhere;
+  async_wait(fmmap::async_call(engine, seven), any_handler{elsewhere.handler()});
+  BOOST_TEST(becomes([&] { return elsewhere.seen->calls == 1; }));
+  BOOST_TEST((elsewhere.seen->thread != thread_that_resumes(engine)));
 }
 
 BOOST_AUTO_TEST_CASE(calls_a_callback_without_an_executor_on_a_thread_of_neither) {

@@ -7,13 +7,14 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,7 @@
 
 #include "support/companion.hpp"
 #include "support/mounts.hpp"
+#include "support/outcome.hpp"
 #include "support/process.hpp"
 #include "support/scratch.hpp"
 #include "support/shared.hpp"
@@ -40,6 +42,7 @@ import fmmap.core;
 using fmmap::engine_kind;
 using fmmap::mutable_mapped_file;
 using fmmap::or_throw;
+using namespace std::chrono_literals;
 
 namespace {
 
@@ -48,8 +51,9 @@ constexpr std::size_t file_count = 100;
 
 // What is said of them to the process that serves them, and by it.
 struct agreement {
-  std::atomic<int> begun;    // syncs
-  std::atomic<bool> is_over; // all may end now
+  std::atomic<bool> is_broken; // writes fail with EIO
+  std::atomic<int> begun;      // syncs
+  std::atomic<bool> is_over;   // all may end now
 };
 
 // Files of a page each, by the names of numbers, and no sync of them ends until all may: a disk that takes its time. Another
@@ -142,8 +146,8 @@ private:
   static void write(fuse_req_t request, fuse_ino_t file, char const* from, std::size_t length, off_t offset,
                     fuse_file_info* /*open*/) {
     auto const to = static_cast<std::size_t>(offset);
-    if (to > page || length > page - to) {
-      ::fuse_reply_err(request, ENOSPC);
+    if (self(request).agreed_->is_broken || to > page || length > page - to) {
+      ::fuse_reply_err(request, EIO);
       return;
     }
     std::memcpy(content_of(request, file).data() + to, from, length);
@@ -155,9 +159,12 @@ private:
   std::array<content, file_count> files_{};
 };
 
-// Mounts one over `folder`, after `own_mounts`. Says why there is none.
+// Gives this process, a forked child, one over `folder`. Says why there is none.
 auto mount_slow_disk(std::filesystem::path const& folder, agreement& agreed, std::optional<companion>& server)
     -> std::string {
+  if (auto problem = own_mounts(); !problem.empty()) {
+    return problem;
+  }
   auto const connection = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
   if (connection < 0) {
     return std::string{"no /dev/fuse: "} + std::strerror(errno);
@@ -178,6 +185,49 @@ using flush =
 
 } // namespace
 
+BOOST_AUTO_TEST_SUITE(writes_that_fail_in_the_background)
+
+// By check, and by whatever is asked for next.
+BOOST_AUTO_TEST_CASE(are_told) {
+  scratch const folder;
+  std::filesystem::create_directory(folder / "disk");
+  BOOST_TEST(found_in_child([&](findings& found) {
+               ::alarm(60);
+               shared<agreement> const agreed;
+               agreed->is_over = true;
+               std::optional<companion> server;
+               if (auto const problem = mount_slow_disk(folder / "disk", *agreed, server); !problem.empty()) {
+                 found.skip(problem);
+                 return;
+               }
+               auto const engine = engine_of();
+               auto file = or_throw(mutable_mapped_file::open(folder / "disk/0"));
+               fmmap::write_behind background{engine, file, {.dirty_budget = 1, .interval = 1ms}};
+               file.writable_bytes()[0] = std::byte{1};
+               found.expect(becomes([&] { return background.stats().begun_bytes > 0; }), "nothing was written");
+               found.expect(background.check().has_value(), "a write that was well is told");
+               agreed->is_broken = true;
+               file.writable_bytes()[0] = std::byte{2};
+               auto told = background.check();
+               found.expect(becomes([&] {
+                              told = told ? background.check() : told;
+                              return !told;
+                            }),
+                            "a failed write is not told");
+               found.expect(fails(told, std::errc::io_error), "it is told as another one");
+               found.expect(fails(awaited(fmmap::async_flush(engine, file)), std::errc::io_error), "no flush tells it");
+
+               file.writable_bytes()[0] = std::byte{3};
+               fmmap::write_behind of_rooms{engine, file, {.dirty_budget = 1, .interval = 10min}};
+               auto const room = awaited(of_rooms.room());
+               found.expect(fails(room, std::errc::io_error), "room does not tell it");
+               found.expect(fails(of_rooms.check(), std::errc::io_error), "check does not tell what room was told");
+               found.expect(of_rooms.check().has_value(), "it is told twice");
+             }) == "");
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
 BOOST_AUTO_TEST_SUITE(syncs_that_take_their_time)
 
 // More than the ring takes at a time.
@@ -188,11 +238,7 @@ BOOST_AUTO_TEST_CASE(keep_nothing_else_waiting) {
                ::alarm(60);
                shared<agreement> const agreed;
                std::optional<companion> server;
-               auto problem = own_mounts();
-               if (problem.empty()) {
-                 problem = mount_slow_disk(folder / "disk", *agreed, server);
-               }
-               if (!problem.empty()) {
+               if (auto const problem = mount_slow_disk(folder / "disk", *agreed, server); !problem.empty()) {
                  found.skip(problem);
                  return;
                }
