@@ -72,19 +72,9 @@ public:
   [[nodiscard]] auto engine() const noexcept -> std::shared_ptr<engine_state> const& { return engine_; }
 
   // Begins writing where more than half of the budget is dirty.
-  void look() {
-    if (auto const looked = write_and_check(options_.dirty_budget / 2, false); !looked) {
-      note(looked.error());
-    }
-  }
+  void look() { (void)write_and_check(options_.dirty_budget / 2, false); }
   // Writes until no more than that is.
-  [[nodiscard]] auto make_room() -> result<void> {
-    auto made = write_and_check(options_.dirty_budget, true);
-    if (!made) {
-      note(made.error());
-    }
-    return made;
-  }
+  [[nodiscard]] auto make_room() -> result<void> { return write_and_check(options_.dirty_budget, true); }
 
   void note(error why) {
     std::scoped_lock const held{mutex_};
@@ -108,11 +98,18 @@ private:
     return error::make({code, std::system_category()}, "write behind", path_);
   }
 
+  // What fails is noted too.
   [[nodiscard]] auto write_and_check(std::uint64_t allowed, bool wait) -> result<void> {
     auto written = write(allowed, wait);
-    // What the system has failed to write meanwhile it tells whoever waits, for whichever part. There is nothing to wait for
-    // in this one.
-    return written ? sync_part(nowhere, os::page_size(), true) : written;
+    if (written) {
+      // What the system has failed to write meanwhile it tells whoever waits, for whichever part. There is nothing to wait
+      // for in this one.
+      written = sync_part(nowhere, os::page_size(), true);
+    }
+    if (!written) {
+      note(written.error());
+    }
+    return written;
   }
 
   [[nodiscard]] auto write(std::uint64_t allowed, bool wait) -> result<void> {
