@@ -11,12 +11,16 @@
 #include <cstdint>
 #include <expected>
 #include <filesystem>
+#include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include <benchmark/benchmark.h>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/system/error_code.hpp>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -270,6 +274,55 @@ void open_by_the_caller(benchmark::State& state) {
   }
 }
 
+// --- async.sleep ------------------------------------------------------------------------------------------------------
+
+// When sleeps are to end, in an hour: in the order in which they begin, or in any.
+enum class ends : unsigned char { in_order, at_random };
+
+auto sleeps(ends when) -> std::vector<std::chrono::milliseconds> {
+  std::vector<std::chrono::milliseconds> all(bench::sized(20'000, 100));
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i] = std::chrono::hours{1} + std::chrono::milliseconds{i};
+  }
+  if (when == ends::at_random) {
+    std::ranges::shuffle(all, std::mt19937{1});
+  }
+  return all;
+}
+
+template <engine_kind Kind, ends When>
+void sleep_ours(benchmark::State& state) {
+  auto const engine = engine_of(Kind);
+  auto const all = sleeps(When);
+  for ([[maybe_unused]] auto _ : state) {
+    bench::stopwatch watch{state};
+    std::vector<fmmap::operation<void>> pending;
+    pending.reserve(all.size());
+    for (auto const one : all) {
+      benchmark::DoNotOptimize(
+          pending.emplace_back(fmmap::async_sleep(engine, one)).start([](void*) noexcept {}, nullptr));
+    }
+    pending.clear();
+    watch.stop();
+  }
+}
+
+void sleep_by_asio(benchmark::State& state) {
+  auto const all = sleeps(ends::at_random);
+  for ([[maybe_unused]] auto _ : state) {
+    boost::asio::io_context context{1};
+    bench::stopwatch watch{state};
+    std::vector<boost::asio::steady_timer> pending;
+    pending.reserve(all.size());
+    for (auto const one : all) {
+      pending.emplace_back(context, one).async_wait([](boost::system::error_code) {});
+    }
+    pending.clear();
+    benchmark::DoNotOptimize(context.run());
+    watch.stop();
+  }
+}
+
 void add_rows() {
   using bench::add_row;
   using bench::pace;
@@ -288,6 +341,11 @@ void add_rows() {
            {"peer", open_by_the_caller},
            {"one at a time", open_ours<automatic, 1>},
            {"64 by threads", open_ours<threads, 64>}});
+  add_row("async.sleep", pace::slow,
+          {{"ours", sleep_ours<automatic, ends::at_random>},
+           {"peer", sleep_by_asio},
+           {"in order", sleep_ours<automatic, ends::in_order>},
+           {"by threads", sleep_ours<threads, ends::at_random>}});
 }
 
 } // namespace

@@ -5,10 +5,12 @@ module;
 #include <cstddef>
 #include <exception>
 #include <expected>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include <boost/asio/associated_allocator.hpp>
@@ -22,7 +24,6 @@ module;
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/query.hpp>
-#include <boost/asio/system_executor.hpp>
 
 /// Waiting for fmmap's operations as Boost.Asio waits: by callbacks, futures, coroutines of its own.
 export module fmmap.async.asio;
@@ -88,6 +89,12 @@ private:
   std::size_t to_be_posted_ = 0;
 };
 
+// Nothing of Boost.Asio is named here by which static members of its templates are instantiated: g++ 16 gives all who import this
+// and include Boost.Asio definitions of those that are not weak, and they cannot be linked. So the system's executor is named in
+// the implementation, and with g++ a handler's cancellation slot is looked for where the handler is known.
+auto asio_waits_of_system() -> asio_waits&;
+void asio_post_by_system(std::move_only_function<void()> function);
+
 // Where those wait whose handlers have an executor that tells of its context. Of one that does not, as
 // any_completion_executor, no context is known, and with the system's their operations go when the program does.
 template <class Executor>
@@ -97,7 +104,7 @@ auto asio_waits_of(Executor const& executor) -> asio_waits& {
     return asio::use_service<asio_waits>(
         static_cast<asio::execution_context&>(asio::query(executor, asio::execution::context)));
   } else {
-    return asio::use_service<asio_waits>(asio::query(asio::system_executor{}, asio::execution::context));
+    return asio_waits_of_system();
   }
 }
 
@@ -108,10 +115,32 @@ void asio_post(Executor const& executor, Function function) {
   if constexpr (asio::can_require_v<Executor const&, asio::execution::blocking_t::never_t>) {
     asio::post(executor, std::move(function));
   } else {
-    asio::post(asio::system_executor{},
-               [executor, one = std::move(function)]() mutable { executor.execute(std::move(one)); });
+    asio_post_by_system([executor, one = std::move(function)]() mutable { executor.execute(std::move(one)); });
   }
 }
+
+#ifdef __clang__
+template <class Handler>
+auto asio_slot_of(Handler const& handler) {
+  return boost::asio::get_associated_cancellation_slot(handler);
+}
+#else
+// That of a handler that has none.
+template <class>
+struct asio_no_slot {
+  [[nodiscard]] auto is_connected() const noexcept -> bool { return false; }
+  void assign(auto&&) noexcept {}
+  void clear() noexcept {}
+};
+template <class Handler>
+auto asio_slot_of(Handler const& handler) {
+  using of_asio = std::conditional_t<std::is_void_v<Handler>, Handler, boost::asio::execution_context>;
+  static_assert(
+      requires { get_associated_cancellation_slot(handler, asio_no_slot<of_asio>{}); },
+      "async_wait needs #include <boost/asio/associated_cancellation_slot.hpp> where it is called");
+  return get_associated_cancellation_slot(handler, asio_no_slot<of_asio>{});
+}
+#endif
 
 template <class T, class Handler>
 class asio_wait_of final : public asio_wait, public std::enable_shared_from_this<asio_wait_of<T, Handler>> {
@@ -124,7 +153,7 @@ public:
 
   void begin() {
     auto const self = this->shared_from_this(); // it may be over before `start` returns
-    if (auto slot = boost::asio::get_associated_cancellation_slot(handler_); slot.is_connected()) {
+    if (auto slot = asio_slot_of(handler_); slot.is_connected()) {
       slot.assign([weak = this->weak_from_this()](boost::asio::cancellation_type) {
         if (auto const one = weak.lock()) {
           one->operation_.stop();
@@ -157,7 +186,7 @@ private:
   // The handler has nothing of this left when it is called: it may begin the next one in the same memory.
   static void complete(std::shared_ptr<asio_wait_of> self) {
     self->all_.remove(self->place_);
-    boost::asio::get_associated_cancellation_slot(self->handler_).clear();
+    asio_slot_of(self->handler_).clear();
     auto [thrown, outcome] = self->outcome();
     auto const work = std::move(self->work_);
     auto handler = std::move(self->handler_);
@@ -193,8 +222,9 @@ export namespace fmmap {
 /// the engine's. The executor has work until then. A signal of its associated cancellation slot, of any type, is a stop.
 ///
 /// When the execution context is destroyed before, the operation is dropped, and the handler is destroyed uncalled. That waits
-/// for operations that use an object of the program's, as dropping does. An executor that does not tell of its context, as that of an
-/// `any_completion_handler`, has to be there until the handler has been called.
+/// for operations that use an object of the program's, as dropping does. The context of an executor that does not tell of it, as that of
+/// an `any_completion_handler`, is best one that is never destroyed: a thread of Boost.Asio's system executor lets go of that
+/// executor some time after the handler has been called.
 ///
 /// Thread safety: as asynchronous functions of Boost.Asio. Out of memory, where a handler cannot be posted, the program ends.
 template <class T, boost::asio::completion_token_for<void(std::exception_ptr, result<T>)> Token>

@@ -204,7 +204,8 @@ auto keep_looking(std::shared_ptr<dirty_watch> watch) -> unawaited {
           return {};
         },
         stop);
-    if (!looked && !stop.stop_requested()) { // it could not begin
+    // It could not begin. What ends this for good is no failure.
+    if (!looked && looked.error() != errc::closed && looked.error() != std::errc::operation_canceled) {
       watch->note(looked.error());
     }
   }

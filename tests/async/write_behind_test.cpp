@@ -225,6 +225,18 @@ BOOST_AUTO_TEST_CASE(refuses_what_cannot_be) {
   BOOST_TEST(fails(of_closed.check(), errc::closed));
 }
 
+BOOST_AUTO_TEST_CASE(has_not_failed_when_its_engine_is_closed) {
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  for (auto i = 0; i < 200; ++i) {
+    auto engine = engine_of();
+    write_behind background{engine, file, {.interval = 1ms}};
+    std::this_thread::sleep_for(900us + i * 1us); // before, within and after its first step
+    or_throw(engine.close());
+    or_throw(background.check());
+  }
+}
+
 // Whatever goes first; its descriptor goes with the last of it.
 BOOST_AUTO_TEST_CASE(outlives_the_file_and_its_engine) {
   scratch const folder;

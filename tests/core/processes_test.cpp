@@ -118,22 +118,13 @@ auto seen(whose process) -> std::string {
   auto const* const script = process == whose::this_process
                                  ? "cat /proc/$PPID/maps; ls -l /proc/$PPID/fd; cat /proc/$PPID/status; exit"
                                  : "cat /proc/$$/maps; ls -l /proc/$$/fd; cat /proc/$$/status; exit";
-  int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) {
-    throw std::runtime_error("pipe");
-  }
+  text_pipe answer;
   auto const child = start_child([&] {
-    ::dup2(ends[1], STDOUT_FILENO);
+    ::dup2(answer.input(), STDOUT_FILENO);
     ::execl("/bin/sh", "sh", "-c", script, nullptr);
     return 127;
   });
-  ::close(ends[1]);
-  std::string text;
-  char buffer[4096];
-  for (ssize_t got = 0; (got = ::read(ends[0], buffer, sizeof buffer)) > 0;) {
-    text.append(buffer, static_cast<std::size_t>(got));
-  }
-  ::close(ends[0]);
+  auto text = answer.receive();
   if (end_of(child) != 0) {
     throw std::runtime_error("/bin/sh cannot look at a process");
   }

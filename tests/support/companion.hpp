@@ -48,26 +48,15 @@ private:
 
 // What a companion answers; what it throws, or how it was killed, begins with an exclamation mark.
 inline auto answer_of(std::function<std::string()> const& body) -> std::string {
-  int ends[2];
-  if (::pipe(ends) != 0) {
-    throw std::runtime_error("pipe");
-  }
+  text_pipe answer;
   companion child{[&] {
-    std::string text;
     try {
-      text = body();
+      return answer.send(body()) ? 0 : 1;
     } catch (std::exception const& e) {
-      text = std::string{"!"} + e.what();
+      return answer.send(std::string{"!"} + e.what()) ? 0 : 1;
     }
-    return ::write(ends[1], text.data(), text.size()) == static_cast<ssize_t>(text.size()) ? 0 : 1;
   }};
-  ::close(ends[1]);
-  std::string text;
-  char buffer[4096];
-  for (ssize_t got = 0; (got = ::read(ends[0], buffer, sizeof buffer)) > 0;) {
-    text.append(buffer, static_cast<std::size_t>(got));
-  }
-  ::close(ends[0]);
+  auto text = answer.receive();
   auto const end = child.end();
   return end == 0 ? text : "!it ended with " + std::to_string(end) + ", and said: " + text;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
@@ -15,7 +16,9 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include <fcntl.h>
 #include <grp.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -68,6 +71,44 @@ inline auto end_of(pid_t child) -> int {
   return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+// Brings a text from a child that is forked while it is there.
+class text_pipe {
+public:
+  text_pipe() {
+    if (::pipe2(ends_, O_CLOEXEC) != 0) {
+      throw std::runtime_error("pipe");
+    }
+  }
+  text_pipe(text_pipe const&) = delete;
+  auto operator=(text_pipe const&) -> text_pipe& = delete;
+  ~text_pipe() {
+    for (auto const end : ends_) {
+      if (end >= 0) {
+        ::close(end);
+      }
+    }
+  }
+
+  [[nodiscard]] auto input() const -> int { return ends_[1]; }
+  // Whether all of it was taken.
+  [[nodiscard]] auto send(std::string_view text) const -> bool {
+    return ::write(input(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
+  }
+  // Once, in the parent: all that is sent until the children have ended.
+  [[nodiscard]] auto receive() -> std::string {
+    ::close(std::exchange(ends_[1], -1));
+    std::string text;
+    char buffer[4096];
+    for (ssize_t got = 0; (got = ::read(ends_[0], buffer, sizeof buffer)) > 0 || (got < 0 && errno == EINTR);) {
+      text.append(buffer, static_cast<std::size_t>(std::max<ssize_t>(got, 0)));
+    }
+    return text;
+  }
+
+private:
+  int ends_[2];
+};
+
 // Runs `body` in a forked child that ends with the value it returns.
 inline auto start_child(std::function<int()> const& body) -> pid_t {
   auto const child = ::fork();
@@ -97,10 +138,7 @@ inline auto end_of_program(char const* program, std::filesystem::path const& fol
 // Runs `body` in a forked child and returns what it found wrong, how it was killed included; nothing when all holds. What
 // it had to skip is printed.
 inline auto found_in_child(std::function<void(findings&)> const& body) -> std::string {
-  int ends[2];
-  if (::pipe(ends) != 0) {
-    throw std::runtime_error("pipe");
-  }
+  text_pipe answer;
   auto const child = start_child([&] {
     findings found;
     try {
@@ -108,16 +146,9 @@ inline auto found_in_child(std::function<void(findings&)> const& body) -> std::s
     } catch (std::exception const& e) {
       found.expect(false, std::string{"thrown: "} + e.what());
     }
-    auto const done = ::write(ends[1], found.text().data(), found.text().size());
-    return done == static_cast<ssize_t>(found.text().size()) ? 0 : 1;
+    return answer.send(found.text()) ? 0 : 1;
   });
-  ::close(ends[1]);
-  std::string text;
-  char buffer[4096];
-  for (ssize_t got = 0; (got = ::read(ends[0], buffer, sizeof buffer)) > 0;) {
-    text.append(buffer, static_cast<std::size_t>(got));
-  }
-  ::close(ends[0]);
+  auto text = answer.receive();
   if (auto const end = end_of(child); end != 0) {
     text += "the child ended with " + std::to_string(end) + '\n';
   }
