@@ -9,6 +9,7 @@ module;
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -24,6 +25,9 @@ module;
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/query.hpp>
+
+#include <sys/types.h>
+#include <unistd.h>
 
 /// Waiting for fmmap's operations as Boost.Asio waits: by callbacks, futures, coroutines of its own.
 export module fmmap.async.asio;
@@ -42,6 +46,8 @@ public:
   virtual ~asio_wait() = default;
   // Whether nothing will be posted any more.
   virtual auto drop() noexcept -> bool = 0;
+  // What came of it, and will not be told, goes.
+  virtual void forget() noexcept = 0;
 };
 
 // All of those whose handlers belong to one context. When that goes, so do they.
@@ -71,17 +77,25 @@ public:
 
 private:
   // What a handler owns may be what another's operation uses: all operations go before any handler. And the context may not go
-  // under who is posting to it, also when that has been run by now.
+  // under who is posting to it, also when that has been run by now; in a forked child nobody is.
   void shutdown() noexcept override {
     auto const dropped = std::exchange(pending_, {});
+    auto const is_forked = ::getpid() != process_;
     for (auto const& one : dropped) {
-      if (one->drop()) {
+      if (one->drop() && !is_forked) {
         is_posted();
       }
     }
-    std::unique_lock lock{mutex_};
-    changed_.wait(lock, [&] { return to_be_posted_ == 0; });
+    if (!is_forked) {
+      std::unique_lock lock{mutex_};
+      changed_.wait(lock, [&] { return to_be_posted_ == 0; });
+    }
+    for (auto const& one : dropped) {
+      one->forget();
+    }
   }
+
+  pid_t const process_ = ::getpid();
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -95,12 +109,16 @@ private:
 auto asio_waits_of_system() -> asio_waits&;
 void asio_post_by_system(std::move_only_function<void()> function);
 
-// Where those wait whose handlers have an executor that tells of its context. Of one that does not, as
+// Whether it calls where it is told to, and never at once.
+template <class Executor>
+constexpr bool asio_can_post = boost::asio::can_require_v<Executor const&, boost::asio::execution::blocking_t::never_t>;
+
+// Where those wait whose handlers have an executor that tells of its context, and posts there. Of another one, as
 // any_completion_executor, no context is known, and with the system's their operations go when the program does.
 template <class Executor>
 auto asio_waits_of(Executor const& executor) -> asio_waits& {
   namespace asio = boost::asio;
-  if constexpr (asio::can_query_v<Executor const&, asio::execution::context_t>) {
+  if constexpr (asio_can_post<Executor> && asio::can_query_v<Executor const&, asio::execution::context_t>) {
     return asio::use_service<asio_waits>(
         static_cast<asio::execution_context&>(asio::query(executor, asio::execution::context)));
   } else {
@@ -111,9 +129,8 @@ auto asio_waits_of(Executor const& executor) -> asio_waits& {
 // Calls a function there, and never here: an executor that cannot promise that is asked by a thread of the system's executor.
 template <class Executor, class Function>
 void asio_post(Executor const& executor, Function function) {
-  namespace asio = boost::asio;
-  if constexpr (asio::can_require_v<Executor const&, asio::execution::blocking_t::never_t>) {
-    asio::post(executor, std::move(function));
+  if constexpr (asio_can_post<Executor>) {
+    boost::asio::post(executor, std::move(function));
   } else {
     asio_post_by_system([executor, one = std::move(function)]() mutable { executor.execute(std::move(one)); });
   }
@@ -155,19 +172,20 @@ public:
     auto const self = this->shared_from_this(); // it may be over before `start` returns
     if (auto slot = asio_slot_of(handler_); slot.is_connected()) {
       slot.assign([weak = this->weak_from_this()](boost::asio::cancellation_type) {
-        if (auto const one = weak.lock()) {
-          one->operation_.stop();
+        if (auto const one = weak.lock(); one && one->operation_) {
+          one->operation_->stop();
         }
       });
     }
     place_ = all_.add(self);
-    if (!operation_.start(&asio_wait_of::post, this)) {
+    if (!operation_->start(&asio_wait_of::post, this)) {
       is_over_ = true;
       post(this);
     }
   }
 
-  auto drop() noexcept -> bool override { return !is_over_ && operation_.drop(); }
+  auto drop() noexcept -> bool override { return !is_over_ && operation_->drop(); }
+  void forget() noexcept override { operation_.reset(); }
 
 private:
   // This thread keeps nothing of what it posts, nor the executor: the context waits for `is_posted` alone.
@@ -196,7 +214,7 @@ private:
 
   [[nodiscard]] auto outcome() noexcept -> std::pair<std::exception_ptr, result<T>> {
     try {
-      return {nullptr, operation_.await_resume()};
+      return {nullptr, operation_->await_resume()};
     } catch (...) {
       auto const none = std::make_error_code(std::errc::operation_canceled);
       return {std::current_exception(), std::unexpected(error::make(none, "wait for an operation"))};
@@ -207,8 +225,8 @@ private:
   boost::asio::executor_work_guard<boost::asio::associated_executor_t<Handler>> work_;
   asio_waits& all_;
   asio_waits::list::iterator place_;
-  bool is_over_ = false;   // before it began
-  operation<T> operation_; // goes before the handler, which may own what it uses
+  bool is_over_ = false;                  // before it began
+  std::optional<operation<T>> operation_; // goes before the handler, which may own what it uses
 };
 
 } // namespace fmmap

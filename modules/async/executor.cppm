@@ -88,7 +88,8 @@ public:
       to_->is_dropped.store(true, std::memory_order_release);
       if (operation_.drop()) {
         to_->messenger_frame.destroy();
-      } else {
+      } else if (!operation_
+                      .is_of_parent()) { // where nobody posts, and a child's copy of what was posted is resumed or lost
         to_->is_posted.wait(false, std::memory_order_acquire); // the executor may go after the coroutine
       }
     }

@@ -114,6 +114,8 @@ public:
   // Of one that is over, where nobody has asked for it.
   static void drop_outcome(request& one) noexcept { one.drop(); }
   static void stop(request& one) noexcept;
+  // Whether this is a child, whose parent has the engine.
+  [[nodiscard]] static auto is_forked(request const& one) noexcept -> bool;
 };
 
 template <class T>
@@ -247,6 +249,9 @@ public:
   }
 
   // Of this module.
+  [[nodiscard]] auto is_of_parent() const noexcept -> bool {
+    return request_ && operation_access::is_forked(*request_);
+  }
   explicit operation(std::shared_ptr<request_for<T>> asked) noexcept : request_{std::move(asked)} {}
   explicit operation(error refusal) noexcept : refusal_{std::move(refusal)} {}
 

@@ -59,7 +59,8 @@ public:
   [[nodiscard]] auto room(std::stop_token stop = {}) const -> operation<void>;
 
   /// The first error since the last call of this, one that `room` gave included; that the engine was closed meanwhile is none. A failed
-  /// write is known at the next look, and the next flush of the file reports it as well.
+  /// write is known at the next look, and the next flush of the file reports it as well. Where there is no memory for a look, that is
+  /// told here, and none is made any more.
   [[nodiscard]] auto check() -> result<void>;
 
   [[nodiscard]] auto stats() const -> write_behind_stats;

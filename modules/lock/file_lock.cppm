@@ -128,6 +128,10 @@ public:
   /// Errors: `errc::lock_not_held`, and what the system reports; it is then still held.
   [[nodiscard]] auto release() -> result<void>;
 
+  /// Makes an exclusive lock one of no thread's: whoever asks for it waits, also on the thread that has acquired it. For a lock
+  /// that is handed on, as between coroutines.
+  void disown() noexcept;
+
   /// The mode in which the process holds the lock through this object.
   [[nodiscard]] auto held() const noexcept -> std::optional<lock_mode>;
 

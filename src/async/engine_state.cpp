@@ -86,6 +86,10 @@ void operation_access::stop(request& one) noexcept {
   }
 }
 
+auto operation_access::is_forked(request const& one) noexcept -> bool {
+  return one.engine_ && one.engine_->is_forked();
+}
+
 void request_queue::push(request& one) noexcept {
   one.next_ = nullptr;
   one.previous_ = std::exchange(last_, &one);
@@ -137,19 +141,19 @@ auto engine_state::make(engine_options const& options) -> result<std::shared_ptr
     }
   }
   auto made = std::make_shared<engine_state>(threads, options.lock_threads, std::move(kernel), std::move(why));
-  made->threads_.reserve(std::size_t{threads} + 2);
-  auto first = start_thread([made] { made->resume_all(); });
-  if (!first) {
-    return std::unexpected(std::move(first).error());
-  }
-  made->threads_.push_back(*std::move(first));
+  made->threads_.reserve(std::size_t{threads} + 3);
+  using duty = void (engine_state::*)() noexcept;
+  auto duties = std::vector<duty>{&engine_state::resume_all};
   if (made->ring_) {
-    auto second = start_thread([made] { made->reap(); });
-    if (!second) {
+    duties.insert(duties.end(), {&engine_state::ask_ring, &engine_state::reap});
+  }
+  for (auto const one : duties) {
+    auto thread = start_thread([made, one] { (made.get()->*one)(); });
+    if (!thread) {
       made->close();
-      return std::unexpected(std::move(second).error());
+      return std::unexpected(std::move(thread).error());
     }
-    made->threads_.push_back(*std::move(second));
+    made->threads_.push_back(*std::move(thread));
   }
   return made;
 }
@@ -210,10 +214,10 @@ auto engine_state::start(request& one, completion then) -> bool {
   }
   {
     lock const held{mutex_};
-    auto taken = is_closing_       ? std::unexpected(closed())
-                 : one.is_stopped_ ? std::unexpected(canceled())
-                 : one.after_      ? result<void>{}
-                                   : call_worker();
+    auto taken = is_closing_                      ? std::unexpected(closed())
+                 : one.is_stopped_                ? std::unexpected(canceled())
+                 : one.after_ || is_for_ring(one) ? result<void>{}
+                                                  : call_workers(count_ready() + 1);
     if (taken) {
       taken = one.after_ ? let_sleep(one, *one.after_) : queue_up(one);
     }
@@ -230,17 +234,18 @@ auto engine_state::start(request& one, completion then) -> bool {
   return false;
 }
 
-// That there is one for whatever comes next.
-auto engine_state::call_worker() noexcept -> result<void> {
-  if (idle_ > queued_.size() + queued_for_ring_.size() || count_workers() == most_workers_) {
+// That there are workers for so many requests, or as many as there may be; one at least, also while it is closed.
+auto engine_state::call_workers(std::size_t ready) noexcept -> result<void> {
+  if (workers_ != 0 && (idle_ >= ready || workers_ == most_workers_ || is_closing_)) {
     return {};
   }
-  auto worker = start_thread([self = shared_from_this()] { self->work(); });
+  auto worker = is_closing_ ? std::unexpected(closed()) : start_thread([self = shared_from_this()] { self->work(); });
   if (worker) {
     threads_.push_back(*std::move(worker)); // there is room
+    ++workers_;
     return {};
   }
-  return count_workers() != 0 ? result<void>{} : std::unexpected(std::move(worker).error());
+  return workers_ != 0 ? result<void>{} : std::unexpected(std::move(worker).error());
 }
 
 void engine_state::work() noexcept {
@@ -250,8 +255,7 @@ void engine_state::work() noexcept {
     ++idle_;
     asked_.wait(held, [&] {
       next = next_to_go_on();
-      return next != nullptr ||
-             (is_closing_ && running_.empty()); // the ring gives up what threads that have ended asked for
+      return next != nullptr || (is_closing_ && running_.empty()); // as ask_ring
     });
     --idle_;
     if (next == nullptr) {
@@ -260,12 +264,14 @@ void engine_state::work() noexcept {
     auto& one = *next;
     auto const is_new = !std::exchange(one.wants_thread_, false);
     if (is_new) {
-      queue_of(one).remove(one); // and those behind it stay there
+      queued_.remove(one); // and those behind it stay there
       begin(one);
       absorb_into(one);
+    } else {
+      --wanting_;
     }
     held.unlock();
-    if (is_new && give_to_ring(one)) {
+    if (is_new && give_to_ring(one)) { // of one without a target
       held.lock();
       continue;
     }
@@ -281,17 +287,14 @@ void engine_state::work() noexcept {
 
 // What has begun goes first.
 auto engine_state::next_to_go_on() const noexcept -> request* {
-  if (auto* const begun = running_.find([](request const& one) { return one.wants_thread_; })) {
-    return begun;
-  }
-  if (!queued_for_ring_.empty() && in_ring_ < ring::capacity) { // asking takes no time, so others do not wait for it
-    return &queued_for_ring_.first();
+  if (wanting_ != 0) {
+    return running_.find([](request const& one) { return one.wants_thread_; });
   }
   return queued_.empty() ? nullptr : &queued_.first();
 }
 
 auto engine_state::queue_of(request const& one) noexcept -> request_queue& {
-  return one.has_to_wait_ ? queued_to_wait_ : ring_ != nullptr && one.target() != nullptr ? queued_for_ring_ : queued_;
+  return one.has_to_wait_ ? queued_to_wait_ : is_for_ring(one) ? queued_for_ring_ : queued_;
 }
 
 // Of what has the same target one at a time: a second sync of a file would wait for the first one in any case, and meanwhile
@@ -309,9 +312,13 @@ auto engine_state::queue_up(request& one) noexcept -> result<void> {
       return std::unexpected(no_memory());
     }
   }
-  queue_of(one).push(one);
-  asked_.notify_one();
+  take_turn(one);
   return {};
+}
+
+void engine_state::take_turn(request& one) noexcept {
+  queue_of(one).push(one);
+  (is_for_ring(one) ? asked_for_ring_ : asked_).notify_one();
 }
 
 void engine_state::leave_queue(request& one) noexcept {
@@ -338,8 +345,10 @@ void engine_state::let_next_go(void const* target) noexcept {
   }
   auto& next = place->second.pop();
   next.is_behind_ = false;
-  queue_of(next).push(next);
-  asked_.notify_one();
+  take_turn(next);
+  if (!is_for_ring(next)) {
+    (void)call_workers(count_ready()); // there is one
+  }
 }
 
 void engine_state::absorb_into(request& one) noexcept {
@@ -386,25 +395,53 @@ auto engine_state::give_to_ring(request& one) noexcept -> bool {
   return false;
 }
 
+// Until the engine is closed and all is over: the kernel gives up what was asked for by threads that have ended.
+void engine_state::ask_ring() noexcept {
+  lock held{mutex_};
+  while (true) {
+    asked_for_ring_.wait(held, [&] {
+      return (!queued_for_ring_.empty() && in_ring_ < ring::capacity) || (is_closing_ && running_.empty());
+    });
+    if (queued_for_ring_.empty()) {
+      return;
+    }
+    auto& one = queued_for_ring_.pop(); // and those behind it stay there
+    begin(one);
+    absorb_into(one);
+    held.unlock();
+    if (!give_to_ring(one)) {
+      go_on_without_ring(one);
+    }
+    held.lock();
+  }
+}
+
 void engine_state::reap() noexcept {
   while (auto const over = ring_->wait()) {
     auto& one = *static_cast<request*>(over->tag);
     one.call_made(over->code);
-    if (give_to_ring(one)) {
-      continue;
-    }
-    auto const is_over = one.is_over();
-    if (is_over) {
-      (void)perform_all(one);
-    }
-    lock held{mutex_};
-    if (is_over) {
-      end(held, one);
-    } else {
-      one.wants_thread_ = true;
-      asked_.notify_one();
+    if (!give_to_ring(one)) {
+      go_on_without_ring(one);
     }
   }
+}
+
+// On a worker, unless there is nothing left to do, or can be none.
+void engine_state::go_on_without_ring(request& one) noexcept {
+  lock held{mutex_, std::defer_lock};
+  if (!one.is_over()) {
+    held.lock();
+    if (call_workers(count_ready() + 1)) {
+      one.wants_thread_ = true;
+      ++wanting_;
+      asked_.notify_one();
+      return;
+    }
+    held.unlock();
+  }
+  (void)perform_all(one);
+  held.lock();
+  end(held, one);
 }
 
 void engine_state::begin(request& one) noexcept {
@@ -417,7 +454,7 @@ void engine_state::begin(request& one) noexcept {
 void engine_state::let_wait(request& one) noexcept {
   running_.remove(one);
   one.has_to_wait_ = true;
-  if (one.is_stopped_) {
+  if (one.is_stopped_ || is_closing_) {
     refuse(one, canceled());
     let_threads_end();
     return;
@@ -468,44 +505,45 @@ void engine_state::wait_for_one(request& one) noexcept {
   changed_.notify_all();
 }
 
+// Those that nobody waits for last: the lock is released for them, and then the engine may be closed.
 void engine_state::end(lock& held, request& one) noexcept {
   running_.remove(one);
-  auto* absorbed = std::exchange(one.absorbed_, nullptr);
   if (one.target() != nullptr) {
     --in_ring_;
-    asked_.notify_one();
+    asked_for_ring_.notify_one();
   }
   let_next_go(one.target());
-  conclude(held, one);
-  while (absorbed != nullptr) {
-    auto& next = *absorbed;
-    absorbed = next.next_;
-    conclude(held, next);
+  one.next_ = std::exchange(one.absorbed_, nullptr);
+  request* dropped = nullptr;
+  for (auto* next = &one; next != nullptr;) {
+    auto& each = *std::exchange(next, next->next_);
+    if (each.is_dropped_) {
+      each.phase_ = request::phase::over;
+      each.next_ = std::exchange(dropped, &each);
+    } else {
+      be_done(each);
+    }
   }
   let_threads_end();
+  while (dropped != nullptr) {
+    auto kept = std::move(dropped->kept_);
+    dropped = dropped->next_;
+    held.unlock();
+    kept->drop();
+    kept.reset();
+    held.lock();
+  }
 }
 
 void engine_state::let_threads_end() noexcept {
   if (is_closing_ && running_.empty()) {
+    finished_.notify_all();
     asked_.notify_all();
+    asked_for_ring_.notify_all();
     if (ring_) {
       ring_->close();
     }
   }
-}
-
-void engine_state::conclude(lock& held, request& one) noexcept {
-  if (!one.is_dropped_) {
-    be_done(one);
-    return;
-  }
-  one.phase_ = request::phase::over;
-  auto kept = std::move(one.kept_);
-  held.unlock();
-  kept->drop();
-  kept.reset();
-  held.lock();
-  finished_.notify_all();
 }
 
 void engine_state::be_done(request& one) noexcept {
@@ -626,7 +664,7 @@ void engine_state::stop_running(lock& held, request& one) noexcept {
 
 auto engine_state::drop(request& one) noexcept -> bool {
   if (is_forked()) {
-    return true;
+    return one.phase_ != request::phase::over;
   }
   std::shared_ptr<request> kept;
   {

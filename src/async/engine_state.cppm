@@ -99,20 +99,28 @@ private:
   void work() noexcept;
   void resume_all() noexcept;
   void wait_for_one(request& one) noexcept; // ends with that
+  void ask_ring() noexcept;                 // for the calls of what is queued for it
   void reap() noexcept;                     // what the ring has done
 
   // Asks the ring for the calls of a request, until that has one: then the request is not to be touched. False when it has none.
   [[nodiscard]] auto give_to_ring(request& one) noexcept -> bool;
+  // That it goes on where the ring has no call of it.
+  void go_on_without_ring(request& one) noexcept;
   // What is left of it, and those that it has absorbed.
   [[nodiscard]] static auto perform_all(request& one) noexcept -> progress;
 
   // With the lock.
-  [[nodiscard]] auto call_worker() noexcept -> result<void>;
+  [[nodiscard]] auto call_workers(std::size_t ready) noexcept -> result<void>;
+  [[nodiscard]] auto count_ready() const noexcept -> std::size_t { return queued_.size() + wanting_; } // for workers
   [[nodiscard]] auto next_to_go_on() const noexcept -> request*;
   [[nodiscard]] auto next_deadline() const noexcept -> std::chrono::steady_clock::time_point;
   [[nodiscard]] auto queue_of(request const& one) noexcept
       -> request_queue&; // where it waits for its turn, as the first
+  [[nodiscard]] auto is_for_ring(request const& one) const noexcept -> bool {
+    return ring_ != nullptr && one.target() != nullptr;
+  }
   [[nodiscard]] auto queue_up(request& one) noexcept -> result<void>;
+  void take_turn(request& one) noexcept; // where it waits as the first
   void leave_queue(request& one) noexcept;
   void let_next_go(void const* target) noexcept; // of those behind the one that has had its turn
   void begin(request& one) noexcept;
@@ -122,13 +130,11 @@ private:
   void wake_sleepers() noexcept;
   [[nodiscard]] auto wait_elsewhere(request& one) noexcept -> result<void>;
   void end(lock& held, request& one) noexcept; // may release it for a moment
-  void conclude(lock& held, request& one) noexcept;
-  void let_threads_end() noexcept; // when nothing can come any more
+  void let_threads_end() noexcept;             // when nothing can come any more
   void be_done(request& one) noexcept;
   void refuse(request& one, error why) noexcept;
   void stop_running(lock& held, request& one) noexcept; // likewise
   [[nodiscard]] auto is_quiet() const noexcept -> bool;
-  [[nodiscard]] auto count_workers() const noexcept -> std::size_t { return threads_.size() - (ring_ ? 2 : 1); }
 
   int const process_ = os::process_id();
   unsigned const most_workers_;
@@ -136,8 +142,9 @@ private:
   std::unique_ptr<ring> const ring_;
   std::optional<error> const ring_error_;
 
-  std::mutex mutex_; // of all that follows
-  std::condition_variable asked_;
+  std::mutex mutex_;                       // of all that follows
+  std::condition_variable asked_;          // of workers
+  std::condition_variable asked_for_ring_; // of the one thread that asks it
   std::condition_variable finished_;
   std::condition_variable changed_; // for who drops a request, or closes
   request_queue queued_;
@@ -147,11 +154,13 @@ private:
   request_timetable sleeping_;
   request_queue running_;
   request_queue done_;
-  std::size_t idle_ = 0;                // workers
+  std::size_t workers_ = 0;
+  std::size_t idle_ = 0;                // of them
+  std::size_t wanting_ = 0;             // requests that want a thread for the rest
   unsigned waiting_ = 0;                // threads of their own
-  unsigned in_ring_ = 0;                // flushes that run, wherever
+  unsigned in_ring_ = 0;                // flushes that run, wherever: so many are asked for at most
   std::atomic<bool> is_closing_{false}; // written with the lock
-  std::vector<std::thread> threads_;    // one that resumes, one that reaps where there is a ring, and workers
+  std::vector<std::thread> threads_;    // one that resumes, two for the ring where there is one, and workers
 };
 
 } // namespace fmmap

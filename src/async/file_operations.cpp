@@ -41,7 +41,13 @@ private:
       return progress::done;
     }
     began_ = clock::now();
-    attempt([&] { return lock_.try_acquire(mode_); });
+    attempt([&] {
+      auto got = lock_.try_acquire(mode_);
+      if (got && *got) {
+        lock_.disown(); // for this thread does others' work
+      }
+      return got;
+    });
     auto const is_over = !outcome_ || !*outcome_ || **outcome_ || limit_ == no_wait; // what was thrown is no outcome
     return is_over ? progress::done : progress::has_to_wait;
   }

@@ -9,6 +9,7 @@ module;
 #include <expected>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -190,27 +191,39 @@ auto call_on(std::shared_ptr<engine_state> engine, Function function, std::stop_
       std::make_shared<request_by<void, Function>>(std::move(engine), std::move(stop), false, std::move(function))};
 }
 
-// Until it is stopped, or the engine closed.
+// Until it is stopped, or the engine closed, or there is no memory to go on.
 auto keep_looking(std::shared_ptr<dirty_watch> watch) -> unawaited {
-  auto const stop = watch->stop.get_token();
-  while (!stop.stop_requested()) {
-    if (!co_await sleep_on(watch->engine(), watch->interval(), stop)) {
-      break;
-    }
-    auto const looked = co_await call_on(
-        watch->engine(),
-        [watch]() -> result<void> {
-          watch->look();
-          return {};
-        },
-        stop);
-    // It could not begin. What ends this for good is no failure.
-    if (!looked && looked.error() != errc::closed && looked.error() != std::errc::operation_canceled) {
-      watch->note(looked.error());
-    }
-  }
   auto const engine = watch->engine();
-  (void)co_await call_on(engine, [last = std::move(watch)]() -> result<void> { return {}; }, {}); // closes there
+  auto const note = [&](error why) { // but for what ends this for good, which is no failure
+    if (why != errc::closed && why != std::errc::operation_canceled) {
+      watch->note(std::move(why));
+    }
+  };
+  try {
+    auto const stop = watch->stop.get_token();
+    while (!stop.stop_requested()) {
+      if (auto slept = co_await sleep_on(engine, watch->interval(), stop); !slept) {
+        note(std::move(slept).error());
+        break;
+      }
+      auto looked = co_await call_on(
+          engine,
+          [watch]() -> result<void> {
+            watch->look();
+            return {};
+          },
+          stop);
+      if (!looked) { // it could not begin
+        note(std::move(looked).error());
+      }
+    }
+  } catch (std::bad_alloc const&) {
+    note(error::make({ENOMEM, std::system_category()}, "write behind"));
+  }
+  try {
+    (void)co_await call_on(engine, [last = std::move(watch)]() -> result<void> { return {}; }, {}); // closes there
+  } catch (std::bad_alloc const&) { // NOLINT(bugprone-empty-catch): and so it is closed here
+  }
 }
 
 } // namespace

@@ -82,6 +82,12 @@ void file_lock::unlock() noexcept {
   }
 }
 
+void file_lock::disown() noexcept {
+  if (state_) {
+    state_->disown();
+  }
+}
+
 auto file_lock::held() const noexcept -> std::optional<lock_mode> { return state_ ? state_->held() : std::nullopt; }
 
 auto file_lock::kind() const noexcept -> lock_kind {

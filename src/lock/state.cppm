@@ -142,6 +142,8 @@ public:
     return {};
   }
 
+  inline void disown() noexcept { owner_.store(nobody, std::memory_order_relaxed); }
+
   [[nodiscard]] auto held() const noexcept -> std::optional<lock_mode>;
   [[nodiscard]] auto close() noexcept -> os::outcome<void>;
   [[nodiscard]] inline auto is_forked() const noexcept -> bool {

@@ -570,6 +570,43 @@ BOOST_AUTO_TEST_CASE(drops_what_is_over_and_has_been_posted) {
   BOOST_TEST(descriptor_count() == descriptors); // what it opened is closed
 }
 
+// As a lock that another handler has, which goes with that.
+BOOST_AUTO_TEST_CASE(gives_up_what_came_of_operations_before_any_handler) {
+  auto const engine = engine_of({.threads = 1});
+  std::vector<std::string> gone;
+  auto const noted = [&](std::string what) {
+    return std::shared_ptr<void>{nullptr, [&gone, what](void*) { gone.push_back(what); }};
+  };
+  {
+    asio_context context;
+    async_wait(fmmap::async_call(engine, [&] { return result<std::shared_ptr<void>>{noted("outcome")}; }),
+               asio::bind_executor(context, [](std::exception_ptr, result<std::shared_ptr<void>> const&) {}));
+    async_wait(fmmap::async_sleep(engine, 1h),
+               asio::bind_executor(context, [owned = noted("handler")](std::exception_ptr, result<void> const&) {}));
+    (void)awaited(fmmap::async_call(engine, seven)); // the first has been posted
+  }
+  BOOST_TEST((gone == std::vector<std::string>{"outcome", "handler"}));
+}
+
+BOOST_AUTO_TEST_CASE(in_a_forked_child_waits_for_nobody) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer wants no fork of a process with threads");
+    return;
+  }
+  auto const engine = engine_of({.threads = 1});
+  told<int> const one;
+  std::optional<asio_context> context{std::in_place};
+  async_wait(fmmap::async_call(engine, seven), asio::bind_executor(*context, one.handler()));
+  (void)awaited(fmmap::async_call(engine, seven)); // the first has been posted
+  BOOST_TEST(found_in_child([&](findings& found) {
+               ::alarm(20);
+               context.reset();
+               found.expect(one.is_dropped(), "the handler is left");
+             }) == "");
+  context->run();
+  BOOST_TEST(one.seen->calls == 1);
+}
+
 // At any moment of what the engine does, also while it posts.
 BOOST_AUTO_TEST_CASE(at_any_moment_leaves_nothing_behind) {
   auto const engine = engine_of({.threads = 2});

@@ -211,6 +211,58 @@ BOOST_AUTO_TEST_CASE(of_many_files_are_made_at_a_time) {
   }
 }
 
+// One thread asks for them, and when the kernel has made them nothing is left to do.
+BOOST_AUTO_TEST_CASE(by_the_ring_take_none_of_the_threads_that_block) {
+  auto const engine = engine_of({.threads = 1});
+  if (engine.kind() != engine_kind::io_uring) {
+    skip("this engine has no ring");
+    return;
+  }
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = mebibyte}));
+  std::atomic<bool> may_end{false};
+  counter over;
+  auto blocking = fmmap::async_call(engine, [&]() -> fmmap::result<void> {
+    may_end.wait(false);
+    return {};
+  });
+  BOOST_TEST(blocking.start([](void*) noexcept {}, nullptr));
+  std::vector<flush> all;
+  for (std::size_t at = 0; at < mebibyte; at += mebibyte / 2) { // the second is not made with the first
+    file.writable_bytes()[at] = std::byte{1};
+    all.push_back(fmmap::async_flush(engine, file, {.offset = at, .length = page}));
+  }
+  for (auto& one : all) {
+    BOOST_TEST(one.start(counter::tell, &over));
+  }
+  over.wait_for(2);
+  may_end = true;
+  may_end.notify_all();
+}
+
+// Where there may be one more.
+BOOST_AUTO_TEST_CASE(that_the_ring_leaves_have_a_thread_beside_one_that_is_busy) {
+  auto const engine = engine_of({.threads = 2});
+  scratch const folder;
+  auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+  std::atomic<bool> may_end{false};
+  counter over;
+  auto blocking = fmmap::async_call(engine, [&]() -> fmmap::result<void> {
+    may_end.wait(false);
+    return {};
+  });
+  BOOST_TEST(blocking.start([](void*) noexcept {}, nullptr));
+  {
+    armed const table;
+    seam::fail(call::io_uring_enter, EAGAIN);
+    auto one = fmmap::async_flush(engine, file);
+    BOOST_TEST(one.start(counter::tell, &over));
+    over.wait_for(1);
+  }
+  may_end = true;
+  may_end.notify_all();
+}
+
 // Whose work it is may give the calls away as well, and is told what the kernel says of them.
 BOOST_AUTO_TEST_CASE(of_a_type_of_the_programs_are_made_the_same_way) {
   struct from_nowhere final : fmmap::flush_work {
@@ -268,6 +320,65 @@ BOOST_AUTO_TEST_CASE(of_a_type_of_the_programs_that_throws_throw_where_they_are_
 BOOST_AUTO_TEST_SUITE_END()
 
 BOOST_AUTO_TEST_SUITE(flushes_of_one_file)
+
+// One that has been dropped has failed, and whoever is told of that closes the engine.
+BOOST_AUTO_TEST_CASE(that_were_made_together_are_told_of_before_what_was_dropped) {
+  struct turns {
+    std::atomic<int> begun{0};
+    std::atomic<int> may_end{0};
+  };
+  struct failing final : fmmap::flush_work {
+    turns* all;
+    explicit failing(turns* of) : all{of} {}
+    [[nodiscard]] auto target() const noexcept -> void const* override { return all; }
+    [[nodiscard]] auto absorb(flush_work const&) noexcept -> bool override { return true; }
+    [[nodiscard]] auto run() -> fmmap::result<durability> override {
+      auto const mine = ++all->begun;
+      all->begun.notify_all();
+      for (auto seen = all->may_end.load(); seen < mine; seen = all->may_end.load()) {
+        all->may_end.wait(seen);
+      }
+      return std::unexpected(fmmap::error::make({EIO, std::system_category()}, "flush nothing"));
+    }
+  };
+  struct staging {
+    turns* all;
+    [[nodiscard]] auto stage_commit() const -> fmmap::result<fmmap::flush_job> {
+      return fmmap::flush_job{std::make_unique<failing>(all)};
+    }
+  };
+  static io_engine engine;
+  engine = engine_of();
+  turns all;
+  staging const one{&all};
+  auto const let_end = [&](int number) {
+    all.may_end = number;
+    all.may_end.notify_all();
+  };
+  counter over;
+  auto first = fmmap::async_commit(engine, one);
+  BOOST_TEST(first.start(counter::tell, &over));
+  all.begun.wait(0);
+  std::optional leader{fmmap::async_commit(engine, one)};
+  auto joined = fmmap::async_commit(engine, one);
+  BOOST_TEST(leader->start(counter::tell, &over));
+  BOOST_TEST(joined.start(counter::tell, &over));
+  auto const before = fmmap::set_dropped_error_handler([](fmmap::error const&) noexcept {
+    (void)engine.close();
+    std::this_thread::sleep_for(20ms); // the engine's other threads may end
+  });
+  let_end(1);
+  all.begun.wait(1);
+  leader.reset();
+  let_end(2);
+  over.wait_for(2);
+  BOOST_TEST(fails(joined.await_resume(), std::errc::io_error));
+  for (int i = 0; i < 1000 && engine.is_open(); ++i) {
+    std::this_thread::sleep_for(1ms);
+  }
+  fmmap::set_dropped_error_handler(before);
+  BOOST_TEST(!engine.is_open());
+}
 
 BOOST_AUTO_TEST_CASE(that_wait_are_made_together) {
   auto const engine = engine_of();
@@ -399,7 +510,11 @@ BOOST_AUTO_TEST_CASE(that_wait_keep_nobody_else_waiting) {
   for (std::size_t i = 0; i < 1000; ++i) { // none of which can be one with another
     flushes.begin(fmmap::async_flush(engine, file, {.offset = i * mebibyte / 2, .length = page}));
   }
-  BOOST_TEST(awaited(fmmap::async_flush(engine, other)).has_value());
+  // By the ring it is who asks that takes its time here; slow_disk_test.cpp has other files meanwhile.
+  auto const others = engine.kind() == engine_kind::threads ? 1U : 0U;
+  if (others != 0) {
+    BOOST_TEST(awaited(fmmap::async_flush(engine, other)).has_value());
+  }
   BOOST_TEST(awaited(fmmap::async_call(engine, []() -> fmmap::result<int> { return 1; })).has_value());
   BOOST_TEST(flushes.over.count == 0);
   for (std::size_t i = 1; i < flushes.all.size(); i += 2) {
@@ -407,7 +522,7 @@ BOOST_AUTO_TEST_CASE(that_wait_keep_nobody_else_waiting) {
   }
   flushes.syncs.let_go_on();
   flushes.over.wait_for(500);
-  BOOST_TEST(flushes.syncs.made().size() == 501U);
+  BOOST_TEST(flushes.syncs.made().size() == 500U + others);
 }
 
 // By threads of the program's and by the engine, with a failure among them: nobody hangs, and once the failure is told all fail.

@@ -260,6 +260,21 @@ BOOST_AUTO_TEST_CASE(counts_who_shares_it) {
   BOOST_TEST(fails(lock.release(), errc::lock_not_held));
 }
 
+BOOST_AUTO_TEST_CASE(of_no_thread_is_waited_for_by_each) {
+  locked_place const place;
+  auto lock = place.lock();
+  or_throw(lock.acquire(exclusive));
+  lock.disown();
+  BOOST_TEST((lock.held() == exclusive));
+  BOOST_TEST(!had(lock.acquire_for(exclusive, 2ms)));
+  BOOST_TEST(!had(lock.acquire_for(shared, 2ms)));
+  or_throw(lock.release());
+  or_throw(lock.acquire(exclusive)); // it is this thread's again
+  BOOST_TEST(fails(lock.acquire(exclusive), std::errc::resource_deadlock_would_occur));
+  file_lock none;
+  none.disown();
+}
+
 BOOST_AUTO_TEST_CASE(refuses_to_wait_for_its_own_thread) {
   locked_place const place;
   auto lock = place.lock();

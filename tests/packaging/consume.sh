@@ -154,22 +154,27 @@ is_missed() {
 }
 
 a_missing_package_is_missed_by_its_module_alone() {
-  local line module package cure missed=0
-  fresh missing
-  configure missing -DCMAKE_DISABLE_FIND_PACKAGE_{mimalloc,Boost,Libuv}=ON
-  build missing
-  run missing
+  local need module package cure
+  local -a needs=() without=()
   while IFS='|' read -r module package cure; do
     if [[ " $public_modules " == *" $module "* ]]; then
-      is_missed "$module" "$package" "$cure"
-      missed=$((missed + 1))
+      needs+=("$module|$package|$cure")
+      without+=("-DCMAKE_DISABLE_FIND_PACKAGE_$package=ON")
     fi
   done <<'EOF'
 mimalloc|mimalloc|apt-get install libmimalloc-dev
 asio|Boost|apt-get install libboost-dev, or libboost1.81-dev on Debian 12
 uv|Libuv|apt-get install libuv1-dev
 EOF
-  ((missed > 0)) || skip "fmmap was built without mimalloc, Boost and libuv (Debian: apt-get install libmimalloc-dev libuv1-dev)"
+  fresh missing
+  configure missing "${without[@]}"
+  build missing
+  run missing
+  for need in "${needs[@]}"; do
+    IFS='|' read -r module package cure <<<"$need"
+    is_missed "$module" "$package" "$cure"
+  done
+  ((${#needs[@]} > 0)) || skip "fmmap was built without mimalloc, Boost and libuv (Debian: apt-get install libmimalloc-dev libuv1-dev)"
 }
 
 the_tool_runs_where_it_is_installed() {
