@@ -213,6 +213,7 @@ BOOST_AUTO_TEST_CASE(of_many_files_are_made_at_a_time) {
 
 // One thread asks for them, and when the kernel has made them nothing is left to do.
 BOOST_AUTO_TEST_CASE(by_the_ring_take_none_of_the_threads_that_block) {
+  std::atomic<bool> may_end{false}; // of what goes on when it has been dropped
   auto const engine = engine_of({.threads = 1});
   if (engine.kind() != engine_kind::io_uring) {
     skip("this engine has no ring");
@@ -220,7 +221,6 @@ BOOST_AUTO_TEST_CASE(by_the_ring_take_none_of_the_threads_that_block) {
   }
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = mebibyte}));
-  std::atomic<bool> may_end{false};
   counter over;
   auto blocking = fmmap::async_call(engine, [&]() -> fmmap::result<void> {
     may_end.wait(false);
@@ -242,10 +242,10 @@ BOOST_AUTO_TEST_CASE(by_the_ring_take_none_of_the_threads_that_block) {
 
 // Where there may be one more.
 BOOST_AUTO_TEST_CASE(that_the_ring_leaves_have_a_thread_beside_one_that_is_busy) {
+  std::atomic<bool> may_end{false}; // of what goes on when it has been dropped
   auto const engine = engine_of({.threads = 2});
   scratch const folder;
   auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
-  std::atomic<bool> may_end{false};
   counter over;
   auto blocking = fmmap::async_call(engine, [&]() -> fmmap::result<void> {
     may_end.wait(false);
