@@ -75,7 +75,7 @@ public:
   /// Ends what has not begun with `std::errc::operation_canceled`, and waits for locks likewise; waits for what has begun; resumes
   /// all who waited, whose further operations are `errc::closed`; then ends its threads. What is called on one of them does not wait.
   ///
-  /// Errors: `errc::closed`.
+  /// Errors: `errc::closed` where that was begun before, for which it waits all the same.
   auto close() -> result<void>;
 
 private:

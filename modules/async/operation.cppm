@@ -52,6 +52,8 @@ protected:
   // May block.
   virtual auto perform(bool may_wait, std::stop_token const& stop) noexcept -> progress = 0;
   virtual void fail(error why) noexcept = 0;
+  // When it is awaited: whether it may have to wait for others, and not for no time.
+  [[nodiscard]] virtual auto begin_limit() noexcept -> bool { return false; }
   // Until when it may have to wait, for others and for a thread to do it on; `expire` says that this is over.
   [[nodiscard]] virtual auto deadline() const noexcept -> std::chrono::steady_clock::time_point {
     return std::chrono::steady_clock::time_point::max();
@@ -148,7 +150,7 @@ protected:
   template <class Function>
   void attempt(Function function) noexcept {
     try {
-      outcome_ = function();
+      outcome_.emplace(function());
     } catch (...) {
       thrown_ = std::current_exception();
     }

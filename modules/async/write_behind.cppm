@@ -46,7 +46,8 @@ struct write_behind_stats {
 /// Thread safety: all but destruction may be called from any thread. Fork: a child's watches nothing.
 class write_behind {
 public:
-  /// What fails is told by `check`: a file that cannot be opened a second time (by /proc), an engine that is closed, a budget of 0.
+  /// What fails is told by `check`: a file that cannot be opened a second time (by /proc), an engine that is closed, a budget of 0, an
+  /// interval that is not positive.
   write_behind(io_engine const& engine, mutable_mapped_file const& file, write_behind_options options = {});
   write_behind(write_behind&&) = delete;
   auto operator=(write_behind&&) -> write_behind& = delete;
@@ -55,7 +56,7 @@ public:
 
   /// Is over once no more is dirty than the budget, which it writes for.
   ///
-  /// Errors: of writing; as those of all operations.
+  /// Errors: of writing; as those of all operations; `errc::closed` where nothing is watched, for the reason that `check` tells.
   [[nodiscard]] auto room(std::stop_token stop = {}) const -> operation<void>;
 
   /// The first error since the last call of this, one that `room` gave included; that the engine was closed meanwhile is none. A failed

@@ -56,6 +56,9 @@ auto start_thread(Body body) noexcept -> result<std::thread> {
   }
 }
 
+// Of this thread, where it is one of an engine's.
+thread_local engine_state const* engine_of_thread = nullptr;
+
 } // namespace
 
 // --- Requests -------------------------------------------------------------------------------------------------------------
@@ -142,15 +145,16 @@ auto engine_state::make(engine_options const& options) -> result<std::shared_ptr
   }
   auto made = std::make_shared<engine_state>(threads, options.lock_threads, std::move(kernel), std::move(why));
   made->threads_.reserve(std::size_t{threads} + 3);
-  using duty = void (engine_state::*)() noexcept;
   auto duties = std::vector<duty>{&engine_state::resume_all};
   if (made->ring_) {
     duties.insert(duties.end(), {&engine_state::ask_ring, &engine_state::reap});
   }
   for (auto const one : duties) {
-    auto thread = start_thread([made, one] { (made.get()->*one)(); });
+    lock held{made->mutex_};
+    auto thread = made->begin_thread([one](engine_state& engine) { (engine.*one)(); });
     if (!thread) {
-      made->close();
+      held.unlock();
+      (void)made->close();
       return std::unexpected(std::move(thread).error());
     }
     made->threads_.push_back(*std::move(thread));
@@ -158,11 +162,38 @@ auto engine_state::make(engine_options const& options) -> result<std::shared_ptr
   return made;
 }
 
-void engine_state::close() noexcept {
+template <class Body>
+auto engine_state::begin_thread(Body body) noexcept -> result<std::thread> {
+  auto thread = start_thread([self = shared_from_this(), body] {
+    engine_of_thread = self.get();
+    body(*self);
+    lock const held{self->mutex_};
+    --self->living_;
+    self->changed_.notify_all();
+  });
+  living_ += thread ? 1 : 0;
+  return thread;
+}
+
+auto engine_state::close() noexcept -> bool {
   lock held{mutex_};
-  if (is_closing_.exchange(true)) {
-    return;
+  auto const is_first = !is_closing_.exchange(true);
+  if (is_first) {
+    refuse_what_waits(held);
   }
+  auto threads = std::exchange(threads_, {});
+  held.unlock();
+  if (engine_of_thread == this) {
+    std::ranges::for_each(threads, &std::thread::detach);
+    return is_first;
+  }
+  std::ranges::for_each(threads, &std::thread::join);
+  held.lock();
+  changed_.wait(held, [&] { return living_ == 0; });
+  return is_first;
+}
+
+void engine_state::refuse_what_waits(lock& held) noexcept {
   auto const refuse_all = [&](auto const& queue) {
     while (!queue.empty()) { // those behind one come to be the first
       auto& one = queue.first();
@@ -185,16 +216,6 @@ void engine_state::close() noexcept {
   }
   let_threads_end();
   finished_.notify_all();
-  auto threads = std::exchange(threads_, {});
-  held.unlock();
-  auto const is_mine = [](std::thread const& one) { return one.get_id() == std::this_thread::get_id(); };
-  if (std::ranges::any_of(threads, is_mine)) {
-    std::ranges::for_each(threads, &std::thread::detach);
-    return;
-  }
-  std::ranges::for_each(threads, &std::thread::join);
-  held.lock();
-  changed_.wait(held, [&] { return waiting_ == 0; });
 }
 
 auto engine_state::is_quiet() const noexcept -> bool {
@@ -218,13 +239,17 @@ auto engine_state::start(request& one, completion then) -> bool {
                  : one.is_stopped_                ? std::unexpected(canceled())
                  : one.after_ || is_for_ring(one) ? result<void>{}
                                                   : call_workers(count_ready() + 1);
-    if (taken) {
+    auto const waits_apart = taken && one.begin_limit() && is_busy();
+    if (taken && !waits_apart) {
       taken = one.after_ ? let_sleep(one, *one.after_) : queue_up(one);
     }
     if (taken) {
       one.then_ = then;
       one.phase_ = request::phase::waiting;
       one.kept_ = one.shared_from_this();
+      if (waits_apart) {
+        let_wait(one);
+      }
       return true;
     }
     one.phase_ = request::phase::over;
@@ -239,10 +264,11 @@ auto engine_state::call_workers(std::size_t ready) noexcept -> result<void> {
   if (workers_ != 0 && (idle_ >= ready || workers_ == most_workers_ || is_closing_)) {
     return {};
   }
-  auto worker = is_closing_ ? std::unexpected(closed()) : start_thread([self = shared_from_this()] { self->work(); });
+  auto worker = is_closing_ ? std::unexpected(closed()) : begin_thread([](engine_state& engine) { engine.work(); });
   if (worker) {
     threads_.push_back(*std::move(worker)); // there is room
     ++workers_;
+    ++idle_;
     return {};
   }
   return workers_ != 0 ? result<void>{} : std::unexpected(std::move(worker).error());
@@ -252,7 +278,6 @@ void engine_state::work() noexcept {
   lock held{mutex_};
   while (true) {
     request* next = nullptr;
-    ++idle_;
     asked_.wait(held, [&] {
       next = next_to_go_on();
       return next != nullptr || (is_closing_ && running_.empty()); // as ask_ring
@@ -271,17 +296,16 @@ void engine_state::work() noexcept {
       --wanting_;
     }
     held.unlock();
-    if (is_new && give_to_ring(one)) { // of one without a target
-      held.lock();
-      continue;
-    }
-    auto const went = perform_all(one);
+    auto const is_given = is_new && give_to_ring(one); // one without a target
+    auto const went = is_given ? progress::done : perform_all(one);
     held.lock();
-    if (went == progress::done) {
-      end(held, one);
-    } else {
+    if (went == progress::has_to_wait) {
+      running_.remove(one);
       let_wait(one);
+    } else if (!is_given) {
+      end(held, one);
     }
+    ++idle_;
   }
 }
 
@@ -419,8 +443,10 @@ void engine_state::ask_ring() noexcept {
 void engine_state::reap() noexcept {
   while (auto const over = ring_->wait()) {
     auto& one = *static_cast<request*>(over->tag);
-    one.call_made(over->code);
-    if (!give_to_ring(one)) {
+    if (over->code) {
+      one.call_made(*over->code);
+    }
+    if (!over->code || !give_to_ring(one)) {
       go_on_without_ring(one);
     }
   }
@@ -452,7 +478,6 @@ void engine_state::begin(request& one) noexcept {
 
 // What has to wait for somebody else.
 void engine_state::let_wait(request& one) noexcept {
-  running_.remove(one);
   one.has_to_wait_ = true;
   if (one.is_stopped_ || is_closing_) {
     refuse(one, canceled());
@@ -480,7 +505,7 @@ auto engine_state::wait_elsewhere(request& one) noexcept -> result<void> {
   } catch (std::bad_alloc const&) {
     return std::unexpected(error::make({ENOMEM, std::system_category()}, "wait for a lock"));
   }
-  auto thread = start_thread([self = shared_from_this(), &one] { self->wait_for_one(one); });
+  auto thread = begin_thread([&one](engine_state& engine) { engine.wait_for_one(one); });
   if (!thread) {
     return std::unexpected(std::move(thread).error());
   }

@@ -83,8 +83,8 @@ public:
   [[nodiscard]] auto drop(request& one) noexcept -> bool;
   void stop(request& one) noexcept;
 
-  // Ends it, and does not wait for that on one of its own threads. In a child nothing is to end.
-  void close() noexcept;
+  // Ends it, and waits for that but on one of its own threads. False where it was being ended already.
+  auto close() noexcept -> bool;
   [[nodiscard]] auto is_closed() const noexcept -> bool { return is_closing_.load(std::memory_order_relaxed); }
   [[nodiscard]] auto is_forked() const noexcept -> bool { return os::process_id() != process_; }
 
@@ -94,6 +94,11 @@ public:
 
 private:
   using lock = std::unique_lock<std::mutex>;
+  using duty = void (engine_state::*)() noexcept;
+
+  // With the lock: a thread that does that, and then is counted no more.
+  template <class Body>
+  [[nodiscard]] auto begin_thread(Body body) noexcept -> result<std::thread>;
 
   // Threads, until the engine is closed.
   void work() noexcept;
@@ -116,16 +121,19 @@ private:
   [[nodiscard]] auto next_deadline() const noexcept -> std::chrono::steady_clock::time_point;
   [[nodiscard]] auto queue_of(request const& one) noexcept
       -> request_queue&; // where it waits for its turn, as the first
+  // Whether one more has to wait for a worker.
+  [[nodiscard]] auto is_busy() const noexcept -> bool { return workers_ == most_workers_ && idle_ <= count_ready(); }
   [[nodiscard]] auto is_for_ring(request const& one) const noexcept -> bool {
     return ring_ != nullptr && one.target() != nullptr;
   }
   [[nodiscard]] auto queue_up(request& one) noexcept -> result<void>;
-  void take_turn(request& one) noexcept; // where it waits as the first
+  void refuse_what_waits(lock& held) noexcept; // and stops what runs; may release the lock for moments
+  void take_turn(request& one) noexcept;       // where it waits as the first
   void leave_queue(request& one) noexcept;
   void let_next_go(void const* target) noexcept; // of those behind the one that has had its turn
   void begin(request& one) noexcept;
   void absorb_into(request& one) noexcept;
-  void let_wait(request& one) noexcept;
+  void let_wait(request& one) noexcept; // in a thread of its own
   [[nodiscard]] auto let_sleep(request& one, std::chrono::nanoseconds after) noexcept -> result<void>;
   void wake_sleepers() noexcept;
   [[nodiscard]] auto wait_elsewhere(request& one) noexcept -> result<void>;
@@ -158,6 +166,7 @@ private:
   std::size_t idle_ = 0;                // of them
   std::size_t wanting_ = 0;             // requests that want a thread for the rest
   unsigned waiting_ = 0;                // threads of their own
+  std::size_t living_ = 0;              // threads, all of them
   unsigned in_ring_ = 0;                // flushes that run, wherever: so many are asked for at most
   std::atomic<bool> is_closing_{false}; // written with the lock
   std::vector<std::thread> threads_;    // one that resumes, two for the ring where there is one, and workers

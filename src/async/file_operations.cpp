@@ -40,7 +40,6 @@ private:
       attempt([&] { return lock_.acquire_for(mode_, rest_of_limit(), stop); });
       return progress::done;
     }
-    began_ = clock::now();
     attempt([&] {
       auto got = lock_.try_acquire(mode_);
       if (got && *got) {
@@ -64,6 +63,10 @@ private:
     auto const now = clock::now();
     return rest == forever || rest.limit() >= clock::time_point::max() - now ? clock::time_point::max()
                                                                              : now + rest.limit();
+  }
+  [[nodiscard]] auto begin_limit() noexcept -> bool override {
+    began_ = clock::now();
+    return limit_ != no_wait;
   }
   void expire() noexcept override { outcome_.emplace(false); }
 

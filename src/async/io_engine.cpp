@@ -38,7 +38,7 @@ auto io_engine::operator=(io_engine&& other) noexcept -> io_engine& {
 }
 
 io_engine::~io_engine() {
-  if (is_open()) {
+  if (state_) {
     (void)close();
   }
 }
@@ -50,14 +50,14 @@ auto io_engine::kind() const noexcept -> engine_kind { return state_ ? state_->k
 auto io_engine::ring_error() const -> std::optional<error> { return state_ ? state_->ring_error() : std::nullopt; }
 
 auto io_engine::close() -> result<void> {
-  if (!is_open()) {
-    return std::unexpected(error::make(errc::closed, "close an engine"));
-  }
-  if (state_->is_forked()) {
+  auto const is_child = state_ && state_->is_forked();
+  if (is_child && is_open()) {
     (void)new std::shared_ptr<engine_state>{std::move(state_)}; // its threads are not here to be ended
     return {};
   }
-  state_->close();
+  if (!state_ || is_child || !state_->close()) {
+    return std::unexpected(error::make(errc::closed, "close an engine"));
+  }
   return {};
 }
 

@@ -34,7 +34,7 @@ public:
 
   struct completed {
     void* tag;
-    int code; // an errno, or 0
+    std::optional<int> code; // an errno, or 0; nothing where the kernel has given it up, unmade
   };
 
   // Waits for a call that is over; nothing once `close` was called and all are. One thread.

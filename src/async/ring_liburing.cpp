@@ -108,7 +108,10 @@ public:
       held.lock(); // after whoever has asked for it
       io_uring_cqe* entry = nullptr;
       while (io_uring_peek_cqe(&ring_, &entry) == 0) {
-        auto const over = completed{.tag = io_uring_cqe_get_data(entry), .code = entry->res < 0 ? -entry->res : 0};
+        auto over = completed{.tag = io_uring_cqe_get_data(entry), .code = entry->res < 0 ? -entry->res : 0};
+        if (over.code == ECANCELED) { // it had no thread for it
+          over.code.reset();
+        }
         io_uring_cqe_seen(&ring_, entry);
         if (over.tag != nullptr) {
           --under_way_;

@@ -667,6 +667,29 @@ BOOST_AUTO_TEST_CASE(under_way_at_a_fork_is_the_parents) {
   BOOST_TEST(one->await_resume().has_value());
 }
 
+// Those that the kernel has begun, and has no thread for.
+BOOST_AUTO_TEST_CASE(need_no_thread_of_the_kernels) {
+  if (thread_sanitized) {
+    skip("the thread sanitizer wants no fork of a process with threads");
+    return;
+  }
+  scratch const folder;
+  BOOST_TEST(found_in_child([&](findings& found) {
+               ::alarm(20);
+               auto file = or_throw(mutable_mapped_file::create(folder / "a", {.size = page}));
+               if (is_root() && !become_ordinary_user()) { // whom the limit does not concern
+                 found.skip("cannot become an ordinary user");
+                 return;
+               }
+               auto const engine = engine_of();
+               limit(RLIMIT_NPROC, 1);
+               file.writable_bytes()[0] = std::byte{1};
+               auto const got = awaited(fmmap::async_flush(engine, file));
+               found.expect(got.has_value() || engine.kind() == engine_kind::threads, got ? "" : got.error().message());
+               found.expect(file.flush().has_value(), "the file is taken for failed");
+             }) == "");
+}
+
 // As filters of containers do it.
 BOOST_AUTO_TEST_CASE(needs_no_ring) {
   if (thread_sanitized) {

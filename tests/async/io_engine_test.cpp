@@ -258,6 +258,29 @@ BOOST_AUTO_TEST_CASE(may_be_done_by_a_coroutine_on_its_own_thread) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(that_was_begun_on_its_own_thread_is_waited_for_elsewhere) {
+  for (int i = 0; i < 20; ++i) {
+    std::atomic<bool> has_begun{false};
+    bool is_over = false;
+    auto engine = engine_of();
+    auto slow = fmmap::async_call(engine, [&]() -> fmmap::result<void> {
+      has_begun = true;
+      std::this_thread::sleep_for(5ms);
+      is_over = true;
+      return {};
+    });
+    BOOST_TEST(slow.start([](void*) noexcept {}, nullptr));
+    BOOST_TEST_REQUIRE(becomes([&] { return has_begun.load(); }));
+    auto const closing = [&]() -> task<> {
+      or_throw(co_await fmmap::async_sleep(engine, 1ms));
+      (void)engine.close();
+    };
+    sync_wait(closing());
+    BOOST_TEST(fails(engine.close(), errc::closed));
+    BOOST_TEST(is_over);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(in_the_middle_of_everything_loses_nobody) {
   scratch const folder;
   for (unsigned seed = 0; seed < 20; ++seed) {
