@@ -86,10 +86,10 @@ public:
   ~resumed_operation() {
     if (to_ && to_->messenger_frame) {
       to_->is_dropped.store(true, std::memory_order_release);
+      // In a child nobody posts, and its copy of what was posted is resumed or lost.
       if (operation_.drop()) {
         to_->messenger_frame.destroy();
-      } else if (!operation_
-                      .is_of_parent()) { // where nobody posts, and a child's copy of what was posted is resumed or lost
+      } else if (!operation_.is_of_parent()) {
         to_->is_posted.wait(false, std::memory_order_acquire); // the executor may go after the coroutine
       }
     }

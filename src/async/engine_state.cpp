@@ -215,7 +215,6 @@ void engine_state::refuse_what_waits(lock& held) noexcept {
     stop_running(held, *one);
   }
   let_threads_end();
-  finished_.notify_all();
 }
 
 auto engine_state::is_quiet() const noexcept -> bool {
@@ -527,7 +526,6 @@ void engine_state::wait_for_one(request& one) noexcept {
       refuse(next, begun.error());
     }
   }
-  changed_.notify_all();
 }
 
 // Those that nobody waits for last: the lock is released for them, and then the engine may be closed.

@@ -84,42 +84,6 @@ auto run(asio_context& context, awaitable<T> what) -> T {
   return done.get();
 }
 
-// Keeps a thread of an engine busy until it is told, or gone.
-class blocker {
-public:
-  explicit blocker(fmmap::io_engine const& engine) : operation_{fmmap::async_call(engine, wait{this})} {
-    (void)operation_.start([](void*) noexcept {}, nullptr);
-    has_begun_.wait(false);
-  }
-  blocker(blocker const&) = delete;
-  auto operator=(blocker const&) -> blocker& = delete;
-  ~blocker() {
-    release();
-    has_ended_.wait(false);
-  }
-  void release() {
-    may_end_ = true;
-    may_end_.notify_all();
-  }
-
-private:
-  struct wait {
-    blocker* self;
-    auto operator()() const -> result<void> {
-      self->has_begun_ = true;
-      self->has_begun_.notify_all();
-      self->may_end_.wait(false);
-      self->has_ended_ = true;
-      self->has_ended_.notify_all();
-      return {};
-    }
-  };
-  std::atomic<bool> has_begun_{false};
-  std::atomic<bool> may_end_{false};
-  std::atomic<bool> has_ended_{false};
-  fmmap::operation<void> operation_;
-};
-
 // A handler that says when it was called, with what, and whether it is still there.
 template <class T>
 struct told {

@@ -166,6 +166,7 @@ mimalloc|mimalloc|apt-get install libmimalloc-dev
 asio|Boost|apt-get install libboost-dev, or libboost1.81-dev on Debian 12
 uv|Libuv|apt-get install libuv1-dev
 EOF
+  ((${#needs[@]} > 0)) || skip "fmmap was built without mimalloc, Boost and libuv (Debian: apt-get install libmimalloc-dev libuv1-dev)"
   fresh missing
   configure missing "${without[@]}"
   build missing
@@ -174,7 +175,6 @@ EOF
     IFS='|' read -r module package cure <<<"$need"
     is_missed "$module" "$package" "$cure"
   done
-  ((${#needs[@]} > 0)) || skip "fmmap was built without mimalloc, Boost and libuv (Debian: apt-get install libmimalloc-dev libuv1-dev)"
 }
 
 the_tool_runs_where_it_is_installed() {
